@@ -1,0 +1,177 @@
+"""Execution traces of stochastic simulators: record them, store them, learn from them, infer with them.
+
+This module is the facade. It imports nothing: every public name is loaded on first use from the room that
+`_TABLE` gives, so that ``import tracestore`` is quick and never loads an optional dependency.
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Binomial",
+    "Categorical",
+    "Distribution",
+    "Exponential",
+    "Gamma",
+    "LogNormal",
+    "Mixture",
+    "MultivariateNormal",
+    "Normal",
+    "PiecewiseUniform",
+    "Poisson",
+    "Trace",
+    "TraceBatch",
+    "TraceStatus",
+    "TraceStore",
+    "TracestoreError",
+    "TruncatedNormal",
+    "Uniform",
+    "VonMises",
+    "Weibull",
+    "__version__",
+    "errors",
+    "events",
+    "execution",
+    "formats",
+    "inference",
+    "observe",
+    "sample",
+    "samplers",
+    "simulate",
+    "simulator",
+    "simulators",
+    "sort_store",
+    "sorting",
+    "store",
+    "tag",
+    "traces",
+    "training",
+]
+
+# public name -> module that defines it; "" marks a room, which is the module tracestore.<name> itself
+_TABLE: dict[str, str] = {
+    **dict.fromkeys(
+        [
+            "Bernoulli",
+            "Beta",
+            "Binomial",
+            "Categorical",
+            "Distribution",
+            "Exponential",
+            "Gamma",
+            "LogNormal",
+            "Mixture",
+            "MultivariateNormal",
+            "Normal",
+            "PiecewiseUniform",
+            "Poisson",
+            "TruncatedNormal",
+            "Uniform",
+            "VonMises",
+            "Weibull",
+        ],
+        "tracestore.traces.distributions",
+    ),
+    "Trace": "tracestore.traces.trace",
+    "TraceBatch": "tracestore.traces.batch",
+    "TraceStatus": "tracestore.traces.trace",
+    "TraceStore": "tracestore.store.trace_store",
+    "TracestoreError": "tracestore.errors",
+    "observe": "tracestore.simulators.runtime",
+    "sample": "tracestore.simulators.runtime",
+    "simulate": "tracestore.execution.generate",
+    "simulator": "tracestore.simulators.base",
+    "sort_store": "tracestore.sorting.execute",
+    "tag": "tracestore.simulators.runtime",
+    **dict.fromkeys(
+        [
+            "errors",
+            "events",
+            "execution",
+            "formats",
+            "inference",
+            "samplers",
+            "simulators",
+            "sorting",
+            "store",
+            "traces",
+            "training",
+        ],
+        "",
+    ),
+}
+
+if TYPE_CHECKING:
+    from tracestore import (
+        errors,
+        events,
+        execution,
+        formats,
+        inference,
+        samplers,
+        simulators,
+        sorting,
+        store,
+        traces,
+        training,
+    )
+    from tracestore.errors import TracestoreError
+    from tracestore.execution.generate import simulate
+    from tracestore.simulators.base import simulator
+    from tracestore.simulators.runtime import observe, sample, tag
+    from tracestore.sorting.execute import sort_store
+    from tracestore.store.trace_store import TraceStore
+    from tracestore.traces.batch import TraceBatch
+    from tracestore.traces.distributions import (
+        Bernoulli,
+        Beta,
+        Binomial,
+        Categorical,
+        Distribution,
+        Exponential,
+        Gamma,
+        LogNormal,
+        Mixture,
+        MultivariateNormal,
+        Normal,
+        PiecewiseUniform,
+        Poisson,
+        TruncatedNormal,
+        Uniform,
+        VonMises,
+        Weibull,
+    )
+    from tracestore.traces.trace import Trace, TraceStatus
+
+    __version__: str
+
+else:  # hidden from type checkers, which would otherwise accept any attribute
+
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        if name == "__version__":
+            value = _version()
+        elif name not in _TABLE:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        elif _TABLE[name]:
+            value = getattr(importlib.import_module(_TABLE[name]), name)
+        else:
+            return importlib.import_module(f"{__name__}.{name}")  # the import binds the attribute
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tracestore")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"

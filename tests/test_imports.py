@@ -1,0 +1,113 @@
+"""What an import loads, seen from a fresh interpreter."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = (
+    "alouette",
+    "dask",
+    "distributed",
+    "flatbuffers",
+    "matplotlib",
+    "mpi4py",
+    "safetensors",
+    "scipy",
+    "torch",
+    "zarr",
+    "zmq",
+)
+LEAVES = {
+    "tracestore.training": ("torch", "train"),
+    "tracestore.samplers.torch_loader": ("torch", "train"),
+    "tracestore.sorting.dask_executor": ("distributed", "sort"),
+    "tracestore.inference.plots": ("matplotlib", "report"),
+    "tracestore.simulators.tau": ("alouette", "sims"),
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = sorted(map(module_name, (ROOT / "tracestore").rglob("*.py")))
+
+
+def is_leaf(module: str) -> bool:
+    # inference.plots stands for all its siblings plots_*
+    return module.startswith(tuple(LEAVES))
+
+
+LIGHT = [module for module in MODULES if not is_leaf(module)]
+
+
+def run_fresh(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.processes
+def test_facade_loads_no_dependency_at_all():
+    loaded = set(json.loads(run_fresh("import sys, json, tracestore; print(json.dumps(list(sys.modules)))")))
+    assert not {name for name in loaded if name.startswith("tracestore.")}
+    assert not loaded & {"numpy", "pyarrow", "xxhash", "greenlet", *HEAVY}
+
+
+@pytest.mark.processes
+def test_light_modules_load_no_heavy_package():
+    # one interpreter, module after module: the first module that brings a heavy package in is named
+    code = f"""
+import importlib, sys
+for module in {LIGHT!r}:
+    importlib.import_module(module)
+    for heavy in {HEAVY!r}:
+        assert heavy not in sys.modules, f"{{module}} loads {{heavy}}"
+print(len(sys.modules))
+"""
+    assert int(run_fresh(code)) > len(LIGHT)
+
+
+@pytest.mark.processes
+def test_each_room_loads_alone():
+    # an import that works only after another one has run is a hidden cycle
+    rooms = [module for module in LIGHT if module.count(".") == 1]
+    code = """
+import os, sys
+for room in {rooms!r}:
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            __import__(room)
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        print(room)
+"""
+    assert run_fresh(code.format(rooms=rooms)).split() == []
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if leaf in MODULES])
+def test_leaf_names_the_extra_to_install(leaf):
+    package, extra = LEAVES[leaf]
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from tracestore.errors import MissingExtraError
+try:
+    import {leaf}
+except MissingExtraError as error:
+    print(error)
+"""
+    output = run_fresh(code)
+    assert f"{package} is not installed" in output
+    assert f"pip install 'tracestore[{extra}]'" in output

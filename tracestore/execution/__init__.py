@@ -1,0 +1,20 @@
+"""Running simulators: random streams, waves of suspended runs, worker processes, prior generation into a store."""
+
+from tracestore.execution.generate import simulate
+from tracestore.execution.provider import ProposalProvider, ProposalSession
+from tracestore.execution.streams import TraceStreams
+from tracestore.execution.waves import Ask, WaveRun, run_waves
+from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
+
+__all__ = [
+    "Ask",
+    "Chunk",
+    "ProposalProvider",
+    "ProposalSession",
+    "TraceStreams",
+    "WaveRun",
+    "plan_chunks",
+    "run_chunks",
+    "run_waves",
+    "simulate",
+]

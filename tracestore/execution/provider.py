@@ -1,0 +1,90 @@
+"""What an engine needs from a proposal network; numpy in, numpy out, so that inference never imports torch."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracestore.store.job import Job
+from tracestore.traces.batch import TraceBatch
+from tracestore.traces.distributions import Distribution
+from tracestore.traces.layout import Site
+
+__all__ = ["ProposalProvider", "ProposalSession"]
+
+
+class ProposalSession(Protocol):
+    """Proposals for one observation, with the recurrent state of all running simulators."""
+
+    def propose(
+        self,
+        slots: Sequence[int],
+        sites: Sequence[Site],
+        priors: Sequence[Distribution],
+        previous: Sequence[float | NDArray[np.float64] | None],
+    ) -> list[Distribution | None]:
+        """Propose for the next controlled site of several runs at once.
+
+        Called once for every controlled sample site of a run, in order.
+
+        Parameters
+        ----------
+        slots
+            Slot of each run, distinct numbers below ``num_slots``.
+        sites
+            The site each run has reached.
+        priors
+            Its prior there.
+        previous
+            The value that the slot drew at its previous call; None at the first site of a trace, which starts the
+            slot's recurrent state anew.
+
+        Returns
+        -------
+        list
+            One proposal for each slot; None stands for the prior.
+        """
+
+    def log_prob(self, batch: TraceBatch) -> NDArray[np.float64]:
+        """Score recorded traces under the proposals.
+
+        Parameters
+        ----------
+        batch
+            N traces.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(N,)``: sum of the proposals' log probabilities over the controlled sites, of the prior's where the
+            prior proposes.
+        """
+
+
+class ProposalProvider(Protocol):
+    """A trained source of proposals."""
+
+    @property
+    def job(self) -> Job:
+        """The job that trained it; its fields name the simulator and its fingerprint."""
+
+    @property
+    def base_addresses(self) -> Collection[str]:
+        """Base addresses that it was trained on."""
+
+    def session(self, observations: Mapping[str, NDArray[np.generic]], num_slots: int) -> ProposalSession:
+        """Start proposing for one observation.
+
+        Parameters
+        ----------
+        observations
+            Observed values by name.
+        num_slots
+            Runs that may be in flight at once.
+
+        Raises
+        ------
+        InvalidInputError
+            When names or shapes differ from those of the training data.
+        """

@@ -1,0 +1,33 @@
+"""Where traces come from: the `sample`/`observe`/`tag` runtime and the bundled simulators."""
+
+from tracestore.simulators.base import (
+    MAX_SITES,
+    PriorController,
+    ReplayController,
+    Simulator,
+    as_simulator,
+    execute,
+    run_trace,
+    simulator,
+)
+from tracestore.simulators.catalog import NAMES, resolve
+from tracestore.simulators.runtime import Controller, Recorder, StopTrace, observe, sample, tag
+
+__all__ = [
+    "MAX_SITES",
+    "NAMES",
+    "Controller",
+    "PriorController",
+    "Recorder",
+    "ReplayController",
+    "Simulator",
+    "StopTrace",
+    "as_simulator",
+    "execute",
+    "observe",
+    "resolve",
+    "run_trace",
+    "sample",
+    "simulator",
+    "tag",
+]

@@ -1,0 +1,17 @@
+"""Which traces, in which order, on which rank: deterministic, elastic, bucketed batches (the loader needs torch)."""
+
+from tracestore.samplers.plan import BatchPlan
+from tracestore.samplers.policy import BatchPolicy, CostModel
+from tracestore.samplers.sampler import BucketedBatchSampler
+from tracestore.samplers.selection import select_traces, validation_mask
+from tracestore.samplers.world import World
+
+__all__ = [
+    "BatchPlan",
+    "BatchPolicy",
+    "BucketedBatchSampler",
+    "CostModel",
+    "World",
+    "select_traces",
+    "validation_mask",
+]

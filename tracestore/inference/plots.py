@@ -1,0 +1,406 @@
+"""Figures of posteriors as SVG text for a page; the only module that imports matplotlib.
+
+Figures are built on `Figure` objects without pyplot, so nothing global is opened or left behind. Text stays text:
+the page's own fonts are used, and every figure is sharp at any size.
+"""
+
+import io
+import re
+import textwrap
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracestore._extras import extra
+from tracestore.inference.report_data import COLORS, Engine, Marginal, Variable
+from tracestore.inference.weights import weighted_quantile
+
+with extra("report"):
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import AutoMinorLocator, EngFormatter, MaxNLocator
+
+__all__ = ["History", "chains_svg", "is_wide", "loss_svg", "marginal_svg", "weights_svg"]
+
+Floats = NDArray[np.float64]
+
+INK = "#1c232b"
+MUTED = "#5b6670"
+GRID = "#e6e9ec"
+TRUTH = "#111418"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tracestore",
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": "#aab2ba",
+    "axes.linewidth": 0.7,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": "#aab2ba",
+    "ytick.color": "#aab2ba",
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "lines.solid_capstyle": "round",
+    "path.simplify_threshold": 0.3,
+}
+DASHES: dict[str, object] = {
+    "solid": "-", "dashed": (0, (5, 1.6)), "dotted": (0, (1.6, 1.4)), "dashdot": (0, (6, 1.4, 1.4, 1.4)),
+}  # fmt: skip
+TRUTH_DASHES = (0, (4, 2.5))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """The loss of a training run."""
+
+    traces: Floats
+    """(K,) traces seen."""
+    loss: Floats
+    """(K,) training loss."""
+    validation_traces: Floats
+    """(L,) traces seen at each validation."""
+    validation_loss: Floats
+    """(L,) validation loss."""
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return text broken into lines at spaces, for a narrow axis."""
+    return plain("\n".join(textwrap.wrap(text, width, break_long_words=False)) or text)
+
+
+def style() -> AbstractContextManager[None]:
+    """Return a context in which figures get the report's look; outside it nothing changes."""
+    return mpl.rc_context(STYLE)
+
+
+def new_figure(width: float, height: float, *, space: float = 0.02) -> Figure:
+    """Return an empty figure of a size in inches; ``space`` separates its panels, as a share of their size."""
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=space, hspace=space)
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def to_svg(figure: Figure, description: str) -> str:
+    """Render a figure as an SVG element for inclusion in a page; closes nothing, keeps nothing."""
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # a name in a script that the measuring font lacks; the reader's browser has its own fonts
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    head, body = text.split(">", 1)
+    view = re.search(r'viewBox="[^"]*"', head)
+    size = view.group(0) if view else ""
+    # group names repeat from figure to figure, and nothing refers to them
+    body = re.sub(r'<g id="[^"]*"', "<g", body.replace("xlink:href", "href"))
+    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
+    return f'<svg {size} role="img" aria-label="{_attribute(description)}">{body.strip()}'
+
+
+def _attribute(text: str) -> str:
+    for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(mark, entity)
+    return text
+
+
+# ---------------------------------------------------------------------------------------------- marginals
+
+
+def marginal_svg(variable: Variable, engines: Sequence[Engine]) -> str:
+    """Draw the marginals of one variable for all engines over each other.
+
+    Parameters
+    ----------
+    variable
+        What to draw; its truth is marked when known.
+    engines
+        Those without draws of the variable are left out.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with style():
+        figure = new_figure(8.1 if is_wide(variable) else 3.9, 2.6)
+        axes = figure.subplots()
+        if variable.is_discrete:
+            draw_bars(axes, variable, engines)
+        else:
+            edges = bin_edges(variable, engines)
+            for engine in engines:
+                draw_steps(axes, engine, engine.marginals.get(variable.name), edges)
+            mark_truth(axes, variable, labelled=True)
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.set_xlim(edges[0], edges[-1])
+            axes.set_xlabel(plain(variable.label))
+            axes.set_ylabel("density")
+        labels = ", ".join(e.label for e in engines)
+        return to_svg(figure, f"Marginal posterior of {variable.label}: {labels}")
+
+
+def is_wide(variable: Variable) -> bool:
+    """Tell whether the marginal of a variable needs twice the width: many categories with long labels."""
+    return len(variable.categories or ()) > 6 and any(len(label) > 4 for _, label in variable.categories or ())
+
+
+def bin_edges(variable: Variable, engines: Sequence[Engine]) -> Floats:
+    """Choose common histogram bins for all engines: as fine as the effective number of draws allows."""
+    found = [m for e in engines if (m := e.marginals.get(variable.name)) is not None and not m.is_empty]
+    if not found:
+        center = variable.truth or 0.0
+        return np.linspace(center - 1, center + 1, 3)
+    tails = np.array([weighted_quantile(m.values, m.weights, (0.002, 0.998)) for m in found])
+    low, high = float(tails[:, 0].min()), float(tails[:, 1].max())
+    pad = 0.04 * (high - low)
+    low = max(low - pad, min(float(m.values.min()) for m in found))
+    high = min(high + pad, max(float(m.values.max()) for m in found))
+    if variable.truth is not None:
+        room = 0.03 * (high - low)
+        low, high = min(low, variable.truth - room), max(high, variable.truth + room)
+    if not high - low > 1e-9 * max(abs(low), abs(high), 1e-300):
+        room = 0.05 * abs(low) or 0.5
+        return np.linspace(low - room, high + room, 12)
+    sizes = [m.ess if np.isfinite(m.ess) else len(m.values) for m in found]
+    typical = min((size for size in sizes if size >= 100), default=max(sizes))
+    number = int(np.clip(3.0 * float(typical) ** (1 / 3), 14, 50))
+    return np.linspace(low, high, number + 1)
+
+
+def draw_steps(axes: Axes, engine: Engine, marginal: Marginal | None, edges: Floats) -> None:
+    if marginal is None or marginal.is_empty:
+        return
+    heights, _ = np.histogram(marginal.values, bins=edges, weights=marginal.weights)
+    heights = heights / np.diff(edges)
+    axes.stairs(heights, edges, fill=True, color=engine.color, alpha=0.07, linewidth=0)
+    axes.stairs(heights, edges, color=engine.color, linewidth=1.5, linestyle=DASHES[engine.dash])
+
+
+def draw_bars(
+    axes: Axes, variable: Variable, engines: Sequence[Engine], most: int = 10, *, small: bool = False
+) -> None:
+    shown = [(e, m) for e in engines if (m := e.marginals.get(variable.name)) is not None and not m.is_empty]
+    categories = top_categories(variable, engines, most)
+    height = 0.8 / max(len(shown), 1)
+    for index, (engine, marginal) in enumerate(shown):
+        shares = np.array([marginal.weights[marginal.values == value].sum() for value, _ in categories])
+        places = np.arange(len(categories)) - 0.4 + (index + 0.5) * height
+        axes.barh(places, shares, height=0.86 * height, color=engine.color, alpha=0.85)
+    labels = [plain(label) for _, label in categories]
+    for place, (value, _) in enumerate(categories):
+        if variable.truth is not None and value == variable.truth:
+            axes.axhspan(place - 0.47, place + 0.47, color=TRUTH, alpha=0.07, linewidth=0)
+            labels[place] = f"{labels[place]} (truth)" if not small else labels[place]
+    axes.set_yticks(range(len(categories)), labels)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.set_ylim(len(categories) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(3 if small else 5))
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("probability")
+
+
+def top_categories(variable: Variable, engines: Sequence[Engine], most: int) -> list[tuple[float, str]]:
+    """Return the most probable categories over all engines, in order of their value; the truth is always one."""
+    categories = list(variable.categories or ())
+    if len(categories) <= most:
+        return categories
+
+    def importance(category: tuple[float, str]) -> float:
+        if category[0] == variable.truth:
+            return 2.0
+        found = [m for e in engines if (m := e.marginals.get(variable.name)) is not None]
+        return max((float(m.weights[m.values == category[0]].sum()) for m in found), default=0.0)
+
+    return sorted(sorted(categories, key=importance, reverse=True)[:most])
+
+
+def mark_truth(axes: Axes, variable: Variable, *, labelled: bool = False) -> None:
+    if variable.truth is None:
+        return
+    axes.axvline(variable.truth, color=TRUTH, linewidth=1.0, linestyle=TRUTH_DASHES, zorder=3)
+    if labelled:
+        axes.annotate(
+            "truth", (variable.truth, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
+            textcoords="offset points", ha="center", va="bottom", color=TRUTH, fontsize=8.5,
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- loss, chains, weights
+
+
+def loss_svg(history: History) -> str:
+    """Draw the training and validation loss against traces seen.
+
+    Parameters
+    ----------
+    history
+        At least one finite loss.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with style():
+        figure = new_figure(6.4, 3.1)
+        axes = figure.subplots()
+        window = max(len(history.loss) // 40, 1)
+        axes.plot(history.traces, history.loss, color=COLORS[0], linewidth=0.6, alpha=0.30)
+        if window > 1:
+            smooth = np.convolve(history.loss, np.ones(window) / window, mode="valid")
+            axes.plot(history.traces[window - 1 :], smooth, color=COLORS[0], linewidth=1.6)
+        ends = [("training", COLORS[0], history.traces[-1], float(np.mean(history.loss[-window:])))]
+        if len(history.validation_loss):
+            seen = history.validation_traces
+            axes.plot(seen, history.validation_loss, "o-", color=COLORS[1], linewidth=1.2, markersize=3.4)
+            ends.append(("validation", COLORS[1], history.validation_traces[-1], float(history.validation_loss[-1])))
+        low, high = _loss_limits(history)
+        axes.set_ylim(low, high)
+        _label_ends(axes, ends, 0.075 * (high - low))
+        axes.set_xlabel("traces seen")
+        axes.set_ylabel("loss: mean of -log q per trace [nat]")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        return to_svg(figure, "Training and validation loss against traces seen")
+
+
+def _loss_limits(history: History) -> tuple[float, float]:
+    # the first steps can be tens of nats higher and would flatten everything else
+    settled = np.concatenate([history.loss[len(history.loss) // 12 :], history.validation_loss])
+    low, high = np.quantile(settled, (0.0, 0.995))
+    pad = 0.06 * (high - low) or 0.5
+    return float(low - pad), float(high + pad)
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap: float) -> None:
+    place = -np.inf
+    for text, color, x, y in sorted(ends, key=lambda end: end[3]):
+        place = max(y, place + gap)
+        axes.annotate(
+            f"{text} {y:.2f}", (x, place), xytext=(6, 0), textcoords="offset points", color=color, va="center",
+            fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+
+
+def chains_svg(variables: Sequence[Variable], engine: Engine, most: int = 300) -> str:
+    """Draw the values of every chain against the draw, one row a variable.
+
+    Parameters
+    ----------
+    variables
+        The rows.
+    engine
+        An engine with chains.
+    most
+        Points drawn for one chain; longer chains are thinned for the figure.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with style():
+        figure = new_figure(6.4, 0.35 + 0.98 * len(variables))
+        rows = figure.subplots(len(variables), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, variable in zip(rows, variables, strict=True):
+            _chain_row(axes, variable, engine, most)
+        rows[-1].set_xlabel("draw")
+        return to_svg(figure, f"Chains of {engine.label}")
+
+
+def _chain_row(axes: Axes, variable: Variable, engine: Engine, most: int) -> None:
+    marginal = engine.marginals[variable.name]
+    chains = np.unique(marginal.chain)
+    for index, chain in enumerate(chains):
+        mine = np.flatnonzero(marginal.chain == chain)
+        mine = mine[np.argsort(marginal.draw[mine], kind="stable")]
+        mine = mine[:: max(-(-len(mine) // most), 1)]
+        color = _shade(engine.color, index, len(chains))
+        if variable.is_discrete or len(mine) < 20:
+            # categories of several chains side by side instead of on top of each other
+            offset = 0.5 * (index / max(len(chains) - 1, 1) - 0.5) if variable.is_discrete else 0.0
+            axes.plot(marginal.draw[mine], marginal.values[mine] + offset, ".", color=color, markersize=1.8)
+        else:
+            axes.plot(marginal.draw[mine], marginal.values[mine], color=color, linewidth=0.7)
+    if variable.truth is not None:
+        axes.axhline(variable.truth, color=TRUTH, linewidth=0.8, linestyle=TRUTH_DASHES, zorder=3)
+    words = [variable.label] if marginal.rhat is None else [variable.label, f"R-hat {marginal.rhat:.3f}"]
+    axes.set_title(plain(", ".join(words)), loc="left", fontsize=8.5, color=INK, pad=2)
+    axes.yaxis.set_major_locator(MaxNLocator(2, integer=variable.is_discrete))
+    axes.margins(x=0.01, y=0.12)
+
+
+def _shade(color: str, index: int, number: int) -> tuple[float, float, float]:
+    base = np.array(mpl.colors.to_rgb(color))
+    light = 0.55 * index / max(number - 1, 1)
+    red, green, blue = base + (1 - base) * light
+    return float(red), float(green), float(blue)
+
+
+def weights_svg(engines: Sequence[Engine]) -> str:
+    """Draw the log weights of weighted engines and how few draws carry how much of the weight.
+
+    Parameters
+    ----------
+    engines
+        Engines with at least one finite log weight.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with style():
+        figure = new_figure(6.4, 3.1)
+        left, right = figure.subplots(1, 2)
+        relative = {e.label: _relative_weights(e) for e in engines}
+        low = min(float(np.quantile(r, 0.02)) for r in relative.values())
+        edges = np.linspace(max(low, -40.0) - 0.5, 0.0, 41)
+        for engine in engines:
+            dashes = DASHES[engine.dash]
+            logs = relative[engine.label]
+            heights, _ = np.histogram(np.clip(logs, edges[0], 0.0), bins=edges)
+            left.stairs(heights / len(logs), edges, fill=True, color=engine.color, alpha=0.10, linewidth=0)
+            left.stairs(heights / len(logs), edges, color=engine.color, linewidth=1.4, linestyle=dashes)
+            weights = np.sort(10.0**logs)[::-1]
+            share = np.cumsum(weights) / weights.sum()
+            ranks = np.unique(np.geomspace(1, len(share), 160).astype(int))
+            right.plot(100 * ranks / len(share), share[ranks - 1], color=engine.color, linewidth=1.6, linestyle=dashes)
+        left.set_xlabel("weight / largest weight [power of ten]")
+        left.set_ylabel("share of draws")
+        left.xaxis.set_minor_locator(AutoMinorLocator(2))
+        right.set_xscale("log")
+        right.set_ylim(0, 1.02)
+        right.set_xlabel("largest weights [% of draws]")
+        right.set_ylabel("share of total weight")
+        labels = ", ".join(e.label for e in engines)
+        return to_svg(figure, f"Importance weights of {labels}")
+
+
+def _relative_weights(engine: Engine) -> Floats:
+    logs = np.zeros(0) if engine.log_weights is None else engine.log_weights
+    finite = logs[np.isfinite(logs)]
+    return np.asarray((finite - finite.max()) / np.log(10.0))

@@ -252,19 +252,20 @@ class BatchPlan:
         # an incomplete atom stays at the very end, so that no step but the last is short
         num_whole = self.num_traces // policy.micro
         num_full_steps = self.num_traces // policy.global_batch
-        num_buckets = min(policy.num_buckets, num_full_steps) if policy.order == "mixed" else 1
         atom_key, step_key = (derive_key(self.seed, epoch, purpose) for purpose in (_ATOM, _STEP))
         atoms = np.arange(num_whole)
-        hashes = keyed_hash(atoms, atom_key)
+        hashes, costs = keyed_hash(atoms, atom_key), cut.costs(atoms)
+        bounds = np.array([0, num_whole])
         if policy.order == "sorted":
-            atoms = np.lexsort((hashes, cut.type_order(atoms), cut.costs(atoms)))
+            atoms = np.lexsort((hashes, cut.type_order(atoms), costs))
         else:
-            atoms = _shuffle_in_buckets(cut.costs(atoms), hashes, num_buckets)
+            atoms, bounds = _shuffle_in_buckets(costs, hashes, policy.num_buckets)
+        steps = np.arange(num_full_steps)
+        bucket = np.searchsorted(bounds[1:-1], steps * policy.num_slots + policy.num_slots // 2, "right")
+        turns = _take_turns(bucket, unit_interval(keyed_hash(steps, step_key)))
         num_placed = num_full_steps * policy.num_slots
-        steps = atoms[:num_placed].reshape(num_full_steps, policy.num_slots)
-        turns = _take_turns(num_full_steps, num_buckets, step_key)
-        incomplete = np.arange(num_whole, cut.num_atoms)
-        return cut, np.concatenate((steps[turns].reshape(-1), atoms[num_placed:], incomplete))
+        placed = atoms[:num_placed].reshape(num_full_steps, policy.num_slots)[turns].reshape(-1)
+        return cut, np.concatenate((placed, atoms[num_placed:], np.arange(num_whole, cut.num_atoms)))
 
 
 def _select(
@@ -286,26 +287,29 @@ def _select(
     return indices, RunTable(first[kept], sizes[kept], costs[kept], runs.trace_type[kept].astype(np.uint64))
 
 
-def _shuffle_in_buckets(costs: NDArray[np.float64], hashes: NDArray[np.uint64], num_buckets: int) -> NDArray[np.int64]:
-    """Order atoms by bucket of alike cost, inside each by hash; equal costs at a bucket's border are dealt by hash."""
+def _shuffle_in_buckets(
+    costs: NDArray[np.float64], hashes: NDArray[np.uint64], num_buckets: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Order atoms by bucket of alike cost and inside each by hash; return them and where the buckets begin and end.
+
+    Buckets have equal total costs: with equal numbers of atoms, the last would span the whole tail of long traces.
+    """
     shuffled = np.argsort(hashes, kind="stable")
     if num_buckets == 1:
-        return shuffled
+        return shuffled, np.array([0, len(costs)])
+    # stable: where a bucket ends among equal costs, the hash decides who is in
     by_cost = shuffled[np.argsort(costs[shuffled], kind="stable")]
-    bounds = np.arange(num_buckets + 1) * len(costs) // num_buckets
-    buckets = [by_cost[start:stop] for start, stop in pairwise(bounds)]
-    return np.concatenate([bucket[np.argsort(hashes[bucket], kind="stable")] for bucket in buckets])
+    total = np.cumsum(costs[by_cost])
+    inner = np.searchsorted(total, np.arange(1, num_buckets) * (total[-1] / num_buckets), "right")
+    bounds = np.concatenate(([0], inner, [len(costs)]))
+    buckets = (by_cost[start:stop] for start, stop in pairwise(bounds))
+    return np.concatenate([bucket[np.argsort(hashes[bucket], kind="stable")] for bucket in buckets]), bounds
 
 
-def _take_turns(num_steps: int, num_buckets: int, key: int) -> NDArray[np.int64]:
-    """Order the steps so that each bucket's are spread evenly over the epoch, with jitter; one bucket: at random."""
-    steps = np.arange(num_steps)
-    jitter = unit_interval(keyed_hash(steps, key))
-    if num_buckets == 1:
-        return np.argsort(jitter, kind="stable")
-    bucket = steps * num_buckets // num_steps
-    count = np.bincount(bucket, minlength=num_buckets)
-    place = steps - (np.cumsum(count) - count)[bucket]
+def _take_turns(bucket: NDArray[np.int64], jitter: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Order steps so that each bucket's are spread evenly over the epoch, each moved a little by its jitter."""
+    count = np.bincount(bucket)
+    place = np.arange(len(bucket)) - (np.cumsum(count) - count)[bucket]
     return np.argsort((place + jitter) / count[bucket], kind="stable")
 
 

@@ -86,7 +86,7 @@ class BatchPolicy:
     better gradients. On a parallel file system 64 makes reads longer.
     """
     num_buckets: int = 8
-    """Bands of alike cost; each step is drawn from one. 1 draws every step from all traces."""
+    """Bands of alike cost, equal in total cost; each step is drawn from one. 1 draws every step from all traces."""
     order: BatchOrder = "mixed"
     """``mixed``: a step holds random atoms of one bucket, and buckets take turns. ``sorted``: a step holds atoms that
     are neighbors by cost and trace type, steps come in random order. ``sequential``: store order, the same in every

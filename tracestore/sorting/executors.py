@@ -1,0 +1,145 @@
+"""Run independent tasks one after another or in processes, behind one protocol; knows nothing of what they do."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, TypeVar
+
+from tracestore.errors import InvalidInputError, StoreError, TracestoreError
+
+__all__ = ["Executor", "ProcessExecutor", "SerialExecutor"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Runs a function on each of some tasks, anywhere.
+
+    Tasks are idempotent: an executor may run one twice, for instance after losing a worker. Function, tasks and results
+    can be pickled.
+    """
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield results as they come, in any order; the first exception ends the run.
+
+        Parameters
+        ----------
+        function
+            What to do with a task.
+        tasks
+            The tasks, independent of each other.
+        """
+
+
+class SerialExecutor:
+    """Runs the tasks in this process, in order.
+
+    Examples
+    --------
+    >>> list(SerialExecutor().run(abs, [-1, 2]))
+    [1, 2]
+    """
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield the result of each task.
+
+        Parameters
+        ----------
+        function
+            What to do with a task.
+        tasks
+            The tasks.
+        """
+        return map(function, tasks)
+
+
+class ProcessExecutor:
+    """Runs each task in a process of its own, forked from this one, several at a time.
+
+    A process ends with its task, so that its memory goes back and nothing is left waiting when this process is killed.
+
+    Parameters
+    ----------
+    workers
+        Processes at a time.
+
+    Raises
+    ------
+    InvalidInputError
+        When ``workers`` is not positive.
+
+    Examples
+    --------
+    >>> sorted(ProcessExecutor(workers=2).run(abs, [-1, 2, -3]))
+    [1, 2, 3]
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            message = f"`workers` must be at least 1; got {workers}."
+            raise InvalidInputError(message, argument="workers", found=workers)
+        self.workers = workers
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield results as they come; stop the other processes when one fails.
+
+        Parameters
+        ----------
+        function
+            What to do with a task.
+        tasks
+            The tasks.
+
+        Raises
+        ------
+        StoreError
+            When a process dies without a result.
+        """
+        context = multiprocessing.get_context("fork")
+        waiting = list(reversed(tasks))
+        running: dict[Connection, BaseProcess] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    ours, theirs = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(function, waiting.pop(), theirs), daemon=True)
+                    process.start()
+                    theirs.close()
+                    running[ours] = process
+                ready = wait(list(running))
+                for connection in [one for one in running if one in ready]:
+                    result, error = _receive(connection, running.pop(connection))
+                    if error is not None:
+                        raise error
+                    yield result
+        finally:
+            for left in running.values():
+                left.terminate()
+            for left in running.values():
+                left.join()
+
+
+def _work(function: Callable[[Task], Result], task: Task, connection: Connection) -> None:
+    try:
+        connection.send((function(task), None))
+    except (TracestoreError, OSError, MemoryError) as error:
+        error.add_note(f"in a process for {task}")
+        connection.send((None, error))
+
+
+def _receive(connection: Connection, process: BaseProcess) -> tuple[Any, BaseException | None]:
+    try:
+        outcome: tuple[Any, BaseException | None] = connection.recv()
+    except EOFError:
+        process.join()
+        message = (
+            f"A worker process ended with exit code {process.exitcode} before its task was done; "
+            "what others finished is kept: repeat the call to go on."
+        )
+        raise StoreError(message, exit_code=process.exitcode) from None
+    finally:
+        connection.close()
+    process.join()
+    return outcome

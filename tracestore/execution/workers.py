@@ -6,16 +6,15 @@ when its parent dies or is interrupted: finished chunks are never lost, and the 
 
 import logging
 import multiprocessing
-import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from tracestore.errors import InvalidInputError, SimulatorError
+from tracestore.errors import InvalidInputError, SimulatorError, TracestoreError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
@@ -114,15 +113,25 @@ def run_chunks(
     left = [chunk for chunk in chunks if chunk.index not in completed]
     progress = _Progress(phase, chunks, left, observer)
     if left and workers == 1:
-        with store.writer() as writer:
-            for chunk in left:
-                batch = task(chunk)
-                writer.append(batch, work=[chunk.index])
-                progress.advance(len(batch), len(batch.failures))
+        _write_chunks(store, left, task, progress.advance)
     elif left:
         _Pool(store, task, min(workers, len(left)), progress).run(left)
     store.refresh()
     progress.finish()
+
+
+def _write_chunks(
+    store: TraceStore, chunks: Iterable[Chunk], task: Callable[[Chunk], TraceBatch], done: Callable[[int, int], None]
+) -> None:
+    with store.writer() as writer:
+        try:
+            for chunk in chunks:
+                batch = task(chunk)
+                writer.append(batch, work=[chunk.index])
+                done(len(batch), len(batch.failures))
+        except BaseException:
+            writer.seal()  # only whole chunks were appended
+            raise
 
 
 class _Progress:
@@ -180,9 +189,9 @@ class _Pool:
         if self.error is not None:
             raise self.error
 
-    def _receive(self, connection: Connection, pending: "Iterable[Chunk]") -> None:
+    def _receive(self, connection: Connection, pending: Iterator[Chunk]) -> None:
         try:
-            kind, payload = pickle.loads(connection.recv_bytes())  # noqa: S301  # from our own forked child
+            kind, payload = connection.recv()
         except EOFError:
             process = self.processes.pop(connection)
             process.join()
@@ -198,7 +207,7 @@ class _Pool:
         elif kind == "done":
             self.progress.advance(*payload)
         if kind in ("ready", "done"):
-            chunk = None if self.error else next(iter(pending), None)
+            chunk = None if self.error else next(pending, None)
             connection.send(chunk)
 
     def _stop(self) -> None:
@@ -217,32 +226,31 @@ def _work(
     for other in inherited:
         other.close()  # else this worker would keep a dead parent's pipe ends open
     try:
-        with store.writer() as writer:
-            _send(connection, "ready", None)
-            while (chunk := _next_chunk(connection)) is not None:
-                batch = task(chunk)
-                writer.append(batch, work=[chunk.index])
-                _send(connection, "done", (len(batch), len(batch.failures)))
-    except Exception as error:  # noqa: BLE001  # re-raised in the parent
-        error.add_note("in a worker process:\n" + traceback.format_exc())
-        try:
-            _send(connection, "error", error)
-        except Exception:  # noqa: BLE001  # an exception that does not pickle
-            _send(connection, "error", SimulatorError(f"A worker failed with {type(error).__name__}: {error}"))
+        _send(connection, "ready", None)
+        _write_chunks(store, _received(connection), task, lambda *counts: _send(connection, "done", counts))
+    except Exception as error:  # noqa: BLE001  # raised again in the parent
+        known = isinstance(error, TracestoreError)
+        sent = error if known else SimulatorError(f"A worker failed with {type(error).__name__}: {error}")
+        sent.add_note("in a worker process:\n" + traceback.format_exc())
+        _send(connection, "error", sent)
     finally:
         connection.close()
 
 
-def _next_chunk(connection: Connection) -> Chunk | None:
-    try:
-        chunk: Chunk | None = connection.recv()
-    except EOFError:  # the parent is gone
-        return None
-    return chunk
+def _received(connection: Connection) -> Iterator[Chunk]:
+    """Chunks handed out by the parent, until it has no more or is gone."""
+    while True:
+        try:
+            chunk = connection.recv()
+        except EOFError:
+            return
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _send(connection: Connection, kind: str, payload: object) -> None:
     try:
-        connection.send_bytes(pickle.dumps((kind, payload)))
+        connection.send((kind, payload))
     except BrokenPipeError:
         logger.debug("the parent process is gone")

@@ -33,7 +33,7 @@ def address_id(address: str) -> int:
     Examples
     --------
     >>> hex(address_id("gum:mu~Normal#1"))
-    '0x4f4bf3ab7bbb33cb'
+    '0x65c891f221495558'
     """
     return xxhash.xxh3_64_intdigest(address.encode())
 

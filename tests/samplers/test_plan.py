@@ -53,6 +53,12 @@ def test_mixed_steps_hold_several_types():
     assert np.mean([len(set(runs_of(SPREAD, indices))) for indices in epoch_of(plan)]) > 2.5
 
 
+def test_steps_of_a_wide_bucket_mix_its_lengths():
+    plan = BatchPlan(SPREAD, BatchPolicy(global_batch=128, micro=1, num_buckets=2))
+    found = [set(sites_of(SPREAD, indices)) for indices in epoch_of(plan)]
+    assert all(lengths in ({2, 5}, {11, 23}) for lengths in found)
+
+
 def test_sorted_steps_hold_few_types():
     plan = BatchPlan(SPREAD, BatchPolicy(global_batch=64, micro=8, order="sorted"))
     assert all(len(set(runs_of(SPREAD, indices))) == 1 for indices in epoch_of(plan))

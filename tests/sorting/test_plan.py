@@ -20,7 +20,7 @@ def test_order_is_length_then_source_place():
 
 def test_types_of_one_length_stay_together_and_layouts_inside_them():
     runs = make_runs((7, 3, 2), (5, 3, 2), (7, 3, 2), (5, 3, 2))
-    runs.layout = np.array([9, 4, 8, 3], np.uint64)
+    runs.layout = np.array([9, 4, 2, 3], np.uint64)
     assert order_of(plan_sort(runs, 1)) == [6, 7, 2, 3, 4, 5, 0, 1]
 
 

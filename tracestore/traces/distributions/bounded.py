@@ -8,12 +8,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from tracestore.errors import InvalidInputError
 from tracestore.traces.distributions.base import (
-    Distribution,
     Numeric,
     Value,
     read_scalar,
 )
-from tracestore.traces.distributions.elementwise import FINITE, HUGE, NOT_NEGATIVE, POSITIVE, Elementwise, Parameter
+from tracestore.traces.distributions.elementwise import (
+    CONCENTRATION,
+    FINITE,
+    HUGE,
+    NOT_NEGATIVE,
+    Elementwise,
+    Parameter,
+)
 from tracestore.traces.distributions.special import gauss_legendre, lgamma, log_bessel_i0_scaled
 
 __all__ = ["Beta", "Uniform", "VonMises"]
@@ -57,8 +63,12 @@ class Uniform(Elementwise):
         else:
             self._set(low, high)
 
-    def _check_together(self, arrays: tuple[NDArray[np.float64], ...]) -> None:
-        check_bounds(self, *arrays)
+    def _fit_together(self, *numbers: float) -> bool:
+        low, high = numbers
+        return low < high and high - low <= HUGE
+
+    def _check_together(self, *arrays: NDArray[np.float64]) -> None:
+        check_bounds(self.family, *arrays)
 
     @property
     def support(self) -> tuple[float, float]:
@@ -124,8 +134,8 @@ class Beta(Elementwise):
 
     family = "Beta"
     is_discrete = False
-    concentration1 = Parameter("Exponent at the lower bound plus one.", POSITIVE)
-    concentration0 = Parameter("Exponent at the upper bound plus one.", POSITIVE)
+    concentration1 = Parameter("Exponent at the lower bound plus one.", CONCENTRATION)
+    concentration0 = Parameter("Exponent at the upper bound plus one.", CONCENTRATION)
     low = Parameter("Lower bound.", FINITE)
     high = Parameter("Upper bound.", FINITE)
 
@@ -134,12 +144,15 @@ class Beta(Elementwise):
     ) -> None:
         self._set(concentration1, concentration0, low, high)
 
-    def _check_together(self, arrays: tuple[NDArray[np.float64], ...]) -> None:
+    def _fit_together(self, *numbers: float) -> bool:
+        low, high = numbers[2:]
+        return low < math.nextafter(low, high) < high and high - low <= HUGE
+
+    def _check_together(self, *arrays: NDArray[np.float64]) -> None:
         low, high = arrays[2:]
-        check_bounds(self, low, high)
-        if not (np.nextafter(low, high) < high).all():
-            message = f"Beta needs a float between `low` and `high`; got low={low.tolist()!r}, high={high.tolist()!r}."
-            raise InvalidInputError(message)
+        # the open interval must hold a float
+        check_bounds(self.family, np.nextafter(low, high), high)
+        check_bounds(self.family, low, high)
 
     @property
     def support(self) -> tuple[float, float]:
@@ -263,11 +276,11 @@ class VonMises(Elementwise):
         return pairs[..., 0], pairs[..., 1]
 
 
-def check_bounds(family: Distribution, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+def check_bounds(family: str, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
     """Require ``low < high`` and a width that is a float."""
     if not ((low < high) & np.isfinite(high - low)).all():
         message = (
-            f"{type(family).__name__} needs `low` below `high` and a finite width; "
+            f"{family} needs `low` below `high` and a finite width; "
             f"got low={low.tolist()!r} and high={high.tolist()!r}."
         )
         raise InvalidInputError(message)
@@ -282,7 +295,7 @@ def _angle_moments(loc: float, concentration: float) -> tuple[float, float]:
     """Mean and variance on the interval, by quadrature on each side of where the angle jumps from pi to -pi."""
     loc = math.remainder(loc, 2.0 * math.pi)
     # the density falls by exp(-40) within this distance from its peak
-    reach = math.pi if concentration <= 20.0 else math.acos(1.0 - 40.0 / concentration)
+    reach = math.pi if concentration <= 20.0 else 2.0 * math.asin(math.sqrt(20.0 / concentration))
     nodes, weights = gauss_legendre(96)
     jump = math.copysign(math.pi, loc) - loc
     ends = sorted({-reach, reach, *([jump] if -reach < jump < reach else [])})

@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tracestore.traces.distributions.base import HALF_LOG_TWO_PI, Numeric, Value, read_scalar
-from tracestore.traces.distributions.elementwise import FINITE, HUGE, POSITIVE, TINY, Elementwise, Parameter
+from tracestore.traces.distributions.elementwise import (
+    CONCENTRATION,
+    FINITE,
+    HUGE,
+    POSITIVE,
+    TINY,
+    Elementwise,
+    Parameter,
+)
 from tracestore.traces.distributions.special import lgamma
 
 __all__ = ["Exponential", "Gamma", "LogNormal", "Normal", "Weibull"]
@@ -235,7 +243,7 @@ class Gamma(Elementwise):
     family = "Gamma"
     is_discrete = False
     support = (0.0, math.inf)
-    concentration = Parameter("Shape parameter.", POSITIVE)
+    concentration = Parameter("Shape parameter.", CONCENTRATION)
     rate = Parameter("Inverse scale.", POSITIVE)
 
     def __init__(self, concentration: ArrayLike, rate: Numeric) -> None:
@@ -308,7 +316,7 @@ class Weibull(Elementwise):
     is_discrete = False
     support = (0.0, math.inf)
     scale = Parameter("Scale.", POSITIVE)
-    concentration = Parameter("Shape parameter.", POSITIVE)
+    concentration = Parameter("Shape parameter.", CONCENTRATION)
 
     def __init__(self, scale: Numeric, concentration: ArrayLike) -> None:
         self._set(scale, concentration)

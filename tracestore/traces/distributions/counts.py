@@ -50,12 +50,7 @@ class Bernoulli(Elementwise):
     probs = Parameter("Probability of one.", PROBABILITY)
 
     def __init__(self, probs: Numeric) -> None:
-        if type(probs) is float and 0.0 <= probs <= 1.0:
-            self._scalars = (probs,)
-            self._arrays = ()
-            self._shape = ()
-        else:
-            self._set(probs)
+        self._set(probs)
 
     def sample(self, rng: np.random.Generator) -> Value:
         """Draw one value."""
@@ -113,12 +108,7 @@ class Poisson(Elementwise):
     rate = Parameter("Mean.", RATE)
 
     def __init__(self, rate: Numeric) -> None:
-        if type(rate) is float and 0.0 <= rate <= MAX_COUNT:
-            self._scalars = (rate,)
-            self._arrays = ()
-            self._shape = ()
-        else:
-            self._set(rate)
+        self._set(rate)
 
     def sample(self, rng: np.random.Generator) -> Value:
         """Draw one value."""

@@ -6,12 +6,13 @@ from abc import abstractmethod
 from typing import ClassVar, NamedTuple, NoReturn
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError
 from tracestore.traces.distributions.base import Distribution, Numeric, as_numbers, read_array
 
 __all__ = [
+    "CONCENTRATION",
     "COUNT",
     "FINITE",
     "HUGE",
@@ -45,6 +46,8 @@ class Constraint(NamedTuple):
 
 NOT_NAN = Constraint(-math.inf, math.inf, "a number, infinite or not")
 FINITE = Constraint(-HUGE, HUGE, "a finite number")
+CONCENTRATION = Constraint(math.ulp(0.0), 1e300, "a positive number up to 1e300")
+"""The log of the gamma function of twice as much is still a float."""
 POSITIVE = Constraint(math.ulp(0.0), HUGE, "a positive finite number")
 NOT_NEGATIVE = Constraint(0.0, HUGE, "a finite number of at least zero")
 PROBABILITY = Constraint(0.0, 1.0, "a probability from 0 to 1")
@@ -114,8 +117,12 @@ class Elementwise(Distribution):
     def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and variance, broadcastable to the shape."""
 
-    def _check_together(self, arrays: tuple[NDArray[np.float64], ...]) -> None:
-        """Check what single parameters cannot tell."""
+    def _fit_together(self, *numbers: float) -> bool:
+        """Tell whether scalar parameters, each allowed by itself, make a distribution."""
+        return True
+
+    def _check_together(self, *arrays: NDArray[np.float64]) -> None:
+        """Refuse arrays of parameters, each allowed by itself, that do not make a distribution."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,8 +154,29 @@ class Elementwise(Distribution):
         """Return the constructor's arguments by name."""
         return {parameter.name: getattr(self, parameter.name) for parameter in self._parameters}
 
-    def _set(self, *values: ArrayLike) -> None:
+    def _set(self, *values: Numeric) -> None:
         """Check and keep the parameters, in constructor order."""
+        if not self._set_numbers(values):
+            self._set_arrays(values)
+
+    def _set_numbers(self, values: tuple[Numeric, ...]) -> bool:
+        """Keep plain numbers without a detour through arrays; False when they are not, or not all is well."""
+        try:
+            numbers = tuple([float(value) for value in values if isinstance(value, float | int)])
+        except OverflowError:
+            return False
+        if len(numbers) < len(values):
+            return False
+        for parameter, number in zip(self._parameters, numbers, strict=True):
+            low, high, _, is_whole = parameter.constraint
+            if not low <= number <= high or (is_whole and not number.is_integer()):
+                return False
+        if not self._fit_together(*numbers):
+            return False
+        self._scalars, self._arrays, self._shape = numbers, (), ()
+        return True
+
+    def _set_arrays(self, values: tuple[Numeric, ...]) -> None:
         family = type(self).__name__
         arrays = []
         for parameter, value in zip(self._parameters, values, strict=True):
@@ -163,7 +191,7 @@ class Elementwise(Distribution):
             message = f"The parameters of {family} must broadcast to one shape; got {shapes}."
             raise InvalidInputError(message) from error
         with np.errstate(all="ignore"):
-            self._check_together(tuple(arrays))
+            self._check_together(*arrays)
         if self._shape:
             self._arrays, self._scalars = tuple(arrays), ()
         else:
@@ -188,10 +216,6 @@ class Elementwise(Distribution):
         with np.errstate(all="ignore"):
             moment = self._moments()[index]
         return np.array(np.broadcast_to(moment, self._shape)) if self._shape else float(moment)
-
-    def _refuse(self, found: str, wanted: str) -> NoReturn:
-        message = f"{type(self).__name__} needs {wanted}; got {found}."
-        raise InvalidInputError(message)
 
 
 def _check(family: str, parameter: Parameter, array: NDArray[np.float64]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["exponential_decay_integral", "gauss_legendre", "lgamma", "log_bessel_i0_scaled", "mills_ratio"]
 
 STIRLING_FROM = 8.0
+STIRLING_SERIES = (1.0 / 1188, 1.0 / 1680, 1.0 / 1260, 1.0 / 360, 1.0 / 12)
 SQRT_HALF = math.sqrt(0.5)
 SQRT_HALF_PI = math.sqrt(0.5 * math.pi)
 MILLS_SERIES_FROM = 15.0
@@ -35,12 +36,22 @@ def lgamma(x: NDArray[np.floating]) -> NDArray[np.float64]:
     """
     if not x.ndim:
         return lgamma(x.reshape(1)).reshape(())
+    x = x.astype(np.float64)
     small = x < STIRLING_FROM
     shifted = np.where(small, x + STIRLING_FROM, x)
-    inverse = 1.0 / shifted
+    result = np.log(shifted)
+    result *= shifted - 0.5
+    result -= shifted
+    result += 0.5 * math.log(2.0 * math.pi)
+    # in place from here: allocating each step anew takes longer than computing it
+    inverse = np.divide(1.0, shifted, out=shifted)
     square = inverse * inverse
-    series = 1.0 / 12 - square * (1.0 / 360 - square * (1.0 / 1260 - square * (1.0 / 1680 - square * (1.0 / 1188))))
-    result = (shifted - 0.5) * np.log(shifted) - shifted + 0.5 * math.log(2.0 * math.pi) + inverse * series
+    series = np.full_like(square, STIRLING_SERIES[0])
+    for coefficient in STIRLING_SERIES[1:]:
+        series *= square
+        np.subtract(coefficient, series, out=series)
+    series *= inverse
+    result += series
     if small.any():
         low = x[small]
         product = low.astype(np.float64)
@@ -91,7 +102,7 @@ def log_bessel_i0_scaled(x: float) -> float:
     for count in range(1, 16):
         term *= (2 * count - 1) ** 2 * step / count
         total += term
-    return math.log(total) - 0.5 * math.log(2.0 * math.pi * x)
+    return math.log(total) - 0.5 * (math.log(2.0 * math.pi) + math.log(x))
 
 
 def exponential_decay_integral(linear: float, quadratic: float) -> float:

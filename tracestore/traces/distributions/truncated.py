@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tracestore.errors import InvalidInputError
 from tracestore.traces.distributions.base import Numeric, Value, read_scalar
 from tracestore.traces.distributions.elementwise import FINITE, NOT_NAN, POSITIVE, Elementwise, Parameter
 from tracestore.traces.distributions.special import (
@@ -82,12 +83,15 @@ class TruncatedNormal(Elementwise):
             columns = [np.broadcast_to(array, self._shape).ravel().tolist() for array in self._arrays]
             self._elements = tuple([TruncatedNormal(*row) for row in zip(*columns, strict=True)])
 
-    def _check_together(self, arrays: tuple[NDArray[np.float64], ...]) -> None:
+    def _fit_together(self, *numbers: float) -> bool:
+        low, high = numbers[2:]
+        return low < high
+
+    def _check_together(self, *arrays: NDArray[np.float64]) -> None:
         low, high = arrays[2:]
         if not (low < high).all():
-            self._refuse(f"low={low.tolist()!r} and high={high.tolist()!r}", "`low` below `high`")
-        if (low == math.inf).any() or (high == -math.inf).any():
-            self._refuse(f"low={low.tolist()!r} and high={high.tolist()!r}", "an interval with finite numbers in it")
+            message = f"TruncatedNormal needs `low` below `high`; got low={low.tolist()!r} and high={high.tolist()!r}."
+            raise InvalidInputError(message)
 
     def _prepare(self, loc: float, scale: float, low: float, high: float) -> None:
         """Find the reference point, the distance to it, the width, and the log mass relative to its density."""

@@ -199,7 +199,7 @@ class PiecewiseUniform(Distribution):
         low, high = self._edges[index : index + 2]
         x = low + (high - low) * rng.random()
         # an edge belongs to the next interval, whose weight may be zero
-        return x if x < high or index + 1 == len(self._probs) else math.nextafter(high, low)
+        return min(x, high if index + 1 == len(self._probs) else math.nextafter(high, low))
 
     def log_prob(self, value: Numeric) -> float:
         """Log density of a value."""

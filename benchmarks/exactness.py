@@ -156,12 +156,12 @@ def rows(toy: Toy, folder: Path, draws: int, training_traces: int) -> list[str]:
     for engine, run in engines.items():
         posterior = run()
         mean, sd = posterior.mean("result"), posterior.std("result")
-        evidence = "-"
+        evidence, efficiency = "-", posterior_ess(posterior) / draws
         if engine != "RMH":
             evidence = cell(posterior.log_evidence, exact.log_evidence, posterior.log_evidence_se)
         lines.append(
             f"| {name} | {engine} | {cell(mean, exact.mean, posterior.mcse('result'))} "
-            f"| {cell(sd, exact.sd, sd_error(posterior, mean, sd))} | {evidence} | {posterior_ess(posterior) / draws:.3f} |"
+            f"| {cell(sd, exact.sd, sd_error(posterior, mean, sd))} | {evidence} | {efficiency:.3f} |"
         )
     return lines
 

@@ -19,13 +19,15 @@ def test_rewinding_equals_a_new_generator() -> None:
 def test_streams_seeds_and_purposes_are_distinct() -> None:
     heads = {
         TraceStreams(seed, purpose).generator(stream).random()
-        for seed in range(4) for purpose in ("simulate", "ic") for stream in range(50)
+        for seed in range(4)
+        for purpose in ("simulate", "ic")
+        for stream in range(50)
     }
     assert len(heads) == 4 * 2 * 50
 
 
 def test_the_first_number_of_a_stream_is_pinned() -> None:
-    assert TraceStreams(1, "simulate").generator(0).random() == PINNED
+    assert TraceStreams(1, "simulate").generator(0).random() == 0.43004145543319316
 
 
 def test_neighbouring_streams_are_uncorrelated() -> None:

@@ -34,7 +34,11 @@ class Session:
         self.sums: dict[int, float] = {}
 
     def propose(
-        self, slots: Sequence[int], sites: Sequence[Site], priors: Sequence[Distribution], previous: Sequence[float | None]
+        self,
+        slots: Sequence[int],
+        sites: Sequence[Site],
+        priors: Sequence[Distribution],
+        previous: Sequence[float | None],
     ) -> list[Distribution | None]:
         self.sizes.append(len(slots))
         answers: list[Distribution | None] = []
@@ -92,7 +96,10 @@ def test_a_failing_run_does_not_disturb_its_neighbours() -> None:
             raise ValueError("too far")
         return walk()
 
-    serial, interleaved = wave(Simulator(fragile, reentrant=True), Session(), 1), wave(Simulator(fragile, reentrant=True), Session(), 8)
+    serial, interleaved = (
+        wave(Simulator(fragile, reentrant=True), Session(), 1),
+        wave(Simulator(fragile, reentrant=True), Session(), 8),
+    )
     assert [trace.failure for trace in serial] == [trace.failure for trace in interleaved]
     assert {trace.failure for trace in serial} == {"", "ValueError: too far"}
 

@@ -38,7 +38,9 @@ def test_a_users_module_resolves_from_the_current_folder(tmp_path: Path, monkeyp
     assert resolve("my_program_of_mine:f").name == "my_program_of_mine:f"
 
 
-def test_a_failing_import_inside_the_users_module_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_import_inside_the_users_module_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_broken_program.py").write_text("import no_such_thing\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*__import__("sys").path])

@@ -7,8 +7,7 @@ import pytest
 
 import tracestore as ts
 from tracestore.errors import InvalidInputError
-from tracestore.simulators import PriorController, ReplayController, Simulator, as_simulator, run_trace
-from tracestore.simulators import toys
+from tracestore.simulators import PriorController, ReplayController, Simulator, as_simulator, run_trace, toys
 from tracestore.traces import SiteKind, Trace, TraceStatus
 
 
@@ -55,7 +54,7 @@ def test_a_missing_observation_is_the_callers_fault_even_when_swallowed() -> Non
         except ValueError:
             raise RuntimeError("wrapped") from None
 
-    with pytest.raises(InvalidInputError, match="observes 'y' but no value was given; given: 'z'|observes 'y' but no value"):
+    with pytest.raises(InvalidInputError, match="observes 'y' but no value was given"):
         run(program, observations={"z": np.array(1.0)})
 
 
@@ -90,7 +89,7 @@ def test_a_capped_trace_is_recorded_even_when_the_simulator_catches_everything()
         while True:
             try:
                 ts.sample(ts.Normal(0.0, 1.0))
-            except Exception:
+            except Exception:  # noqa: BLE001  # what careless programs do
                 continue
 
     trace = run(program, max_sites=10)
@@ -142,7 +141,8 @@ def test_big_likelihoods_are_not_stored_at_the_site() -> None:
 @pytest.mark.parametrize("value", ["text", None, {"a": 1}])
 def test_tags_are_numbers(value: object) -> None:
     trace = run(lambda: ts.tag(value, name="t"))
-    assert "'t'" in trace.failure and "number" in trace.failure
+    assert "'t'" in trace.failure
+    assert "number" in trace.failure
 
 
 def test_a_simulators_own_result_tag_wins() -> None:
@@ -197,7 +197,7 @@ def test_the_fingerprint_follows_the_code_not_its_layout() -> None:
 
     def first() -> None:  # type: ignore[no-redef]
         # a comment
-        ts.sample(ts.Normal(0.0,   1.0))
+        ts.sample(ts.Normal(0.0, 1.0))
 
     two = Simulator(first).fingerprint
 

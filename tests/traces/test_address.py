@@ -30,15 +30,15 @@ def test_identities_are_pinned() -> None:
     assert trace_type_id(np.array([1, 2, 3], np.uint64)) == 0x7C68B4906E7EA780
 
 
-
-
-
 def test_identities_do_not_depend_on_the_process() -> None:
     code = "from tracestore.traces import address_id; print(address_id('gum:mu~Normal#1'))"
     found = {
         subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True, text=True, check=True,
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     }

@@ -58,7 +58,9 @@ shapes = st.tuples(st.integers(0, 4), st.booleans(), st.booleans(), st.booleans(
 
 @settings(max_examples=60)
 @given(st.lists(shapes, min_size=1, max_size=12), st.integers(0, 2**32 - 1), st.data())
-def test_rows_survive_gathering_taking_and_joining(kinds: list[tuple[int, bool, bool, bool]], seed: int, data: st.DataObject) -> None:
+def test_rows_survive_gathering_taking_and_joining(
+    kinds: list[tuple[int, bool, bool, bool]], seed: int, data: st.DataObject
+) -> None:
     rng = np.random.default_rng(seed)
     traces = [make_trace(make_layout(n, vector=v, observed=o), rng, failed=f) for n, v, o, f in kinds]
     batch = TraceBatch.from_traces(traces)

@@ -32,8 +32,8 @@ def simulate(
 ) -> TraceStore:
     """Generate prior traces, with observations drawn from the likelihood, into a store.
 
-    The traces are a function of (simulator, seed, trace number) and do not depend on the number of workers. A trace whose
-    simulator raised, or that reached the length cap, is recorded as failed with its reason.
+    The traces are a function of (simulator, seed, trace number) and do not depend on the number of workers. A trace
+    whose simulator raised, or that reached the length cap, is recorded as failed with its reason.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """Random streams: one independent generator per trace, a pure function of (seed, purpose, stream).
 
-The generator is Philox, whose output is a function of key and counter (Salmon et al., SC'11, section 3.3). The key comes
-from the job's seed and purpose; the stream number is a word of the counter, which leaves 2**128 blocks to each stream.
+The generator is Philox, whose output is a function of key and counter (Salmon et al., SC'11, section 3.3). The key
+comes from the job's seed and purpose; the stream number is a word of the counter, which leaves 2**128 blocks to each
+stream.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ class TraceStreams:
     """
 
     def __init__(self, seed: int, purpose: str) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        if not is_whole(seed) or seed < 0:
             message = f"`seed` must be a whole number from 0; got {seed!r}."
             raise InvalidInputError(message, argument="seed")
         digest = hashlib.blake2b(f"{int(seed)}:{purpose}".encode(), digest_size=16).digest()
@@ -59,3 +60,8 @@ class TraceStreams:
         self._state["has_uint32"] = 0
         self._bits.state = self._state
         return self._shared
+
+
+def is_whole(number: object) -> bool:
+    """Whether a value is a whole number and no truth value."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 
 from tracestore.errors import InvalidInputError, SimulatorError, TracestoreError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
@@ -59,8 +58,8 @@ def plan_chunks(num_traces: int, chunk_size: int | None = None, *, first: int = 
 
     Examples
     --------
-    >>> plan_chunks(5, 2)
-    [Chunk(index=0, first=0, num_traces=2), Chunk(index=1, first=2, num_traces=2), Chunk(index=2, first=4, num_traces=1)]
+    >>> [(chunk.first, chunk.num_traces) for chunk in plan_chunks(5, 2)]
+    [(0, 2), (2, 2), (4, 1)]
     """
     for name, number in (("num_traces", num_traces), ("chunk_size", 1 if chunk_size is None else chunk_size)):
         if number < 1:
@@ -165,7 +164,7 @@ class _Pool:
         self, store: TraceStore, task: Callable[[Chunk], TraceBatch], workers: int, progress: _Progress
     ) -> None:
         self.progress = progress
-        self.processes: dict[Connection, BaseProcess] = {}
+        self.processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
         self.error: Exception | None = None
         context = multiprocessing.get_context("fork")
         others: list[Connection] = []

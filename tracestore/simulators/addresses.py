@@ -40,7 +40,7 @@ _kept: list[CodeType] = []  # keeps the ids in the keys of _places valid
 
 def mark_root(function: Function) -> Function:
     """Declare a function whose callees start the chain: frames from it outward do not count."""
-    _roots.add(function.__code__)  # type: ignore[attr-defined]
+    _roots.add(function.__code__)
     return function
 
 

@@ -63,6 +63,7 @@ class Simulator:
         self.__wrapped__ = function
 
     def __call__(self) -> object:
+        """Run the program outside of any recording."""
         return self.function()
 
     def __repr__(self) -> str:
@@ -127,7 +128,7 @@ def as_simulator(program: object) -> Simulator:
 class PriorController:
     """Draws every value from its prior."""
 
-    def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:  # noqa: ARG002
+    def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
         """Draw from the prior."""
         value = prior.sample(rng)
         return value, prior.log_prob(value)

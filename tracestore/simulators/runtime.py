@@ -7,7 +7,7 @@ the three functions work as plain calls.
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -83,7 +83,7 @@ class Recorder:
         self.max_sites = max_sites
         self.fatal: Exception | None = None
         self.sites: list[Site] = []
-        self.values: list[Value] = []
+        self.values: list[Value | None] = []
         self.log_probs: list[float] = []
         self.priors: list[Distribution | None] = []
         self.observed: dict[str, NDArray[np.generic]] = {}
@@ -139,7 +139,9 @@ class Recorder:
             self._tag_result(result)
             joint = self.log_prior + self.log_likelihood
             if math.isnan(joint):
-                place = next(site.address for site, lp in zip(self.sites, self.log_probs, strict=True) if math.isnan(lp))
+                place = next(
+                    site.address for site, lp in zip(self.sites, self.log_probs, strict=True) if math.isnan(lp)
+                )
                 status, failure = TraceStatus.FAILED, f"the log probability at {place!r} is NaN"
         return Trace(
             layout=intern_layout(self.sites),
@@ -174,7 +176,7 @@ class Recorder:
 
     def _record(self, site: Site, value: Value | None, log_prob: float, prior: Distribution | None) -> None:
         self.sites.append(site)
-        self.values.append(value)  # type: ignore[arg-type]  # None marks a value kept as a named observation
+        self.values.append(value)  # None for a value kept as a named observation
         self.log_probs.append(log_prob)
         self.priors.append(prior if site.num_parameters else None)
 
@@ -221,9 +223,7 @@ class Recorder:
         return np.concatenate(parts) if parts else np.empty(0)
 
 
-def sample(
-    prior: Distribution, *, name: str | None = None, address: str | None = None, control: bool = True
-) -> float | int | NDArray[np.float64]:
+def sample(prior: Distribution, *, name: str | None = None, address: str | None = None, control: bool = True) -> Any:  # noqa: ANN401
     """Draw from a prior; inside a run the draw is recorded and inference may choose its value.
 
     Parameters
@@ -239,8 +239,9 @@ def sample(
 
     Returns
     -------
-    float, int or ndarray
-        The value, of the prior's shape.
+    Any
+        The value: a float or int, or an array of the prior's shape. Untyped on purpose, so that simulators compute with
+        it as with any number.
 
     Examples
     --------
@@ -260,7 +261,7 @@ def observe(
     name: str | None = None,
     address: str | None = None,
     dtype: DTypeLike | None = None,
-) -> float | int | NDArray[np.float64]:
+) -> Any:  # noqa: ANN401
     """Condition on a value; while generating data, draw it from the likelihood.
 
     The value comes from the observations given to the inference engine, else from ``value``, else (when generating)
@@ -281,8 +282,8 @@ def observe(
 
     Returns
     -------
-    float, int or ndarray
-        The value that was scored.
+    Any
+        The value that was scored: a number, or an array of the likelihood's shape.
 
     Examples
     --------
@@ -291,7 +292,7 @@ def observe(
     0.5
     """
     if _current is None:
-        return likelihood.sample(_plain_rng()) if value is None else value  # type: ignore[return-value]
+        return likelihood.sample(_plain_rng()) if value is None else value
     place = current_place() if address is None else address
     return _current.observe(likelihood, value, name or "", place, dtype)
 
@@ -319,7 +320,7 @@ def tag(value: ArrayLike, *, name: str | None = None, address: str | None = None
 
 def activate(recorder: Recorder | None) -> Recorder | None:
     """Make a recorder the current run and return the previous one."""
-    global _current  # noqa: PLW0603  # the one piece of process state, see the module docstring
+    global _current  # the one piece of process state, see the module docstring
     previous, _current = _current, recorder
     return previous
 
@@ -332,7 +333,7 @@ def _flatten(values: list[Value]) -> NDArray[np.float64]:
 
 
 def _plain_rng() -> np.random.Generator:
-    global _outside_rng  # noqa: PLW0603
+    global _outside_rng
     if _outside_rng is None:
         _outside_rng = np.random.default_rng()
     return _outside_rng

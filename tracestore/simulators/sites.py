@@ -62,7 +62,7 @@ class SiteTable:
 
 def intern_layout(sites: list[Site]) -> Layout:
     """Return the layout of interned sites, one object per sequence."""
-    global _interned_sites  # noqa: PLW0603
+    global _interned_sites
     key = tuple(map(id, sites))
     layout = _layouts.get(key)
     if layout is None:

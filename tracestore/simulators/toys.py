@@ -12,7 +12,7 @@ __all__ = ["branching", "geometric", "gum", "gum_marsaglia", "hmm"]
 @simulator(reentrant=True)
 def gum() -> float:
     """Gaussian with unknown mean: one draw, two observations (Wood et al. 2014)."""
-    mu = sample(Normal(1.0, math.sqrt(5.0)), name="mu")
+    mu: float = sample(Normal(1.0, math.sqrt(5.0)), name="mu")
     likelihood = Normal(mu, math.sqrt(2.0))
     observe(likelihood, name="obs0")
     observe(likelihood, name="obs1")
@@ -21,11 +21,11 @@ def gum() -> float:
 
 @simulator(reentrant=True)
 def gum_marsaglia() -> float:
-    """The same posterior; the prior is drawn by Marsaglia's polar method, a rejection loop without a bound."""
+    """Gaussian with unknown mean, drawn by Marsaglia's polar method: a rejection loop without a bound."""
     s = 1.0
     while s >= 1.0:
-        x = sample(Uniform(-1.0, 1.0))
-        y = sample(Uniform(-1.0, 1.0))
+        x: float = sample(Uniform(-1.0, 1.0))
+        y: float = sample(Uniform(-1.0, 1.0))
         s = x * x + y * y
     mu = 1.0 + math.sqrt(5.0) * x * math.sqrt(-2.0 * math.log(s) / s)
     likelihood = Normal(mu, math.sqrt(2.0))
@@ -37,7 +37,7 @@ def gum_marsaglia() -> float:
 @simulator(reentrant=True)
 def branching() -> int:
     """Poisson with data-dependent control flow (Wood et al. 2014)."""
-    r = sample(Poisson(4.0), name="r")
+    r: int = sample(Poisson(4.0), name="r")
     rate = 6.0 if r > 4 else 1.0 + _fibonacci(3 * r) + sample(Poisson(4.0), name="extra")
     observe(Poisson(rate), name="obs")
     return r
@@ -53,7 +53,7 @@ HMM_OBSERVATIONS = (0.9, 0.8, 0.7, 0.0, -0.025, -5.0, -2.0, -0.1, 0.0, 0.13, 0.4
 @simulator(reentrant=True)
 def hmm() -> int:
     """Hidden Markov model of three states and sixteen observed steps (Wood et al. 2014)."""
-    state = sample(Categorical(HMM_INITIAL), name="state0")
+    state: int = sample(Categorical(HMM_INITIAL), name="state0")
     for step in range(len(HMM_OBSERVATIONS)):
         state = sample(Categorical(HMM_TRANSITION[state]), name=f"state{step + 1}")
         observe(Normal(HMM_MEANS[state], 1.0), name=f"obs{step}")

@@ -138,7 +138,7 @@ class TraceBatch:
     @property
     def nbytes(self) -> int:
         """Bytes of the columns; a constant observation counts once."""
-        columns = [self.layout_index, self.values, self.log_probs, self.parameters]
+        columns: list[NDArray[np.generic]] = [self.layout_index, self.values, self.log_probs, self.parameters]
         columns += [getattr(self, name) for name, _ in TRACE_COLUMNS]
         observed = sum(
             column[:1].nbytes if is_constant(column) else column.nbytes for column in self.observations.values()
@@ -163,7 +163,7 @@ class TraceBatch:
             log_probs=_gather(self.log_probs, self.site_offsets, rows),
             parameters=_gather(self.parameters, self.parameter_offsets, rows),
             observations={
-                name: np.broadcast_to(column[0], (len(rows), *column.shape[1:])) if is_constant(column) else column[rows]
+                name: _repeat(column[0], len(rows)) if is_constant(column) else column[rows]
                 for name, column in self.observations.items()
             },
             failures={where[row]: reason for row, reason in self.failures.items() if row in where},
@@ -238,9 +238,7 @@ class TraceBatch:
             raise InvalidInputError(message)
         places: dict[Layout, int] = {}
         layout_index = [places.setdefault(trace.layout, len(places)) for trace in traces]
-        columns = {
-            name: np.array([getattr(trace, name) for trace in traces], dtype) for name, dtype in TRACE_COLUMNS
-        }
+        columns = {name: np.array([getattr(trace, name) for trace in traces], dtype) for name, dtype in TRACE_COLUMNS}
         return TraceBatch(
             layouts=tuple(places),
             layout_index=np.array(layout_index, np.int32),
@@ -299,6 +297,9 @@ def is_constant(column: NDArray[np.generic]) -> bool:
     return column.strides[0] == 0 and len(column) > 0
 
 
+def _repeat(row: NDArray[np.generic], num_traces: int) -> NDArray[np.generic]:
+    return np.broadcast_to(row, (num_traces, *row.shape))
+
 
 def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     offsets = np.zeros(len(sizes) + 1, np.int64)
@@ -320,7 +321,7 @@ def _gather_observations(traces: Sequence[Trace]) -> dict[str, NDArray[np.generi
         found = [trace.observations.get(name) for trace in traces]
         first = next(value for value in found if value is not None)
         if all(value is first for value in found) and len(found) > 1:
-            columns[name] = np.broadcast_to(first, (len(found), *first.shape))
+            columns[name] = _repeat(first, len(found))
             continue
         column = np.zeros((len(found), *first.shape), first.dtype)
         for row, value in enumerate(found):
@@ -334,13 +335,9 @@ def _gather_observations(traces: Sequence[Trace]) -> dict[str, NDArray[np.generi
 def _join_observation(name: str, batches: Sequence[TraceBatch]) -> NDArray[np.generic]:
     parts = [batch.observations.get(name) for batch in batches]
     first = next(part for part in parts if part is not None)
-    constant = all(
-        part is not None and part.shape[1:] == first.shape[1:] and is_constant(part) and np.array_equal(part[0], first[0])
-        for part in parts
-    )
     num_traces = sum(map(len, batches))
-    if constant:
-        return np.broadcast_to(first[0], (num_traces, *first.shape[1:]))
+    if all(part is not None and is_constant(part) and np.array_equal(part[0], first[0]) for part in parts):
+        return _repeat(first[0], num_traces)
     joined = np.zeros((num_traces, *first.shape[1:]), first.dtype)
     start = 0
     for batch, part in zip(batches, parts, strict=True):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tracestore._extras import extra
 from tracestore.inference.report_data import COLORS, Engine, Marginal, Variable
+from tracestore.inference.report_numbers import format_rhat
 from tracestore.inference.weights import weighted_quantile
 
 with extra("report"):
@@ -347,7 +348,7 @@ def _chain_row(axes: Axes, variable: Variable, engine: Engine, most: int) -> Non
             axes.plot(marginal.draw[mine], marginal.values[mine], color=color, linewidth=0.7)
     if variable.truth is not None:
         axes.axhline(variable.truth, color=TRUTH, linewidth=0.8, linestyle=TRUTH_DASHES, zorder=3)
-    words = [variable.label] if marginal.rhat is None else [variable.label, f"R-hat {marginal.rhat:.3f}"]
+    words = [variable.label] if marginal.rhat is None else [variable.label, f"R-hat {format_rhat(marginal.rhat)}"]
     axes.set_title(plain(", ".join(words)), loc="left", fontsize=8.5, color=INK, pad=2)
     axes.yaxis.set_major_locator(MaxNLocator(2, integer=variable.is_discrete))
     axes.margins(x=0.01, y=0.12)

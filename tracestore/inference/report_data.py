@@ -46,17 +46,12 @@ class Marginal:
     std: float = float("nan")
     mcse: float = float("nan")
     """Monte Carlo standard error of the mean; NaN when it cannot be estimated."""
+    ess: float = float("nan")
+    """Effective number of draws; NaN when it cannot be estimated."""
     rhat: float | None = None
-    """None for weighted draws and for single chains without enough draws."""
+    """None where it does not apply: weighted draws, a single chain, a constant. Infinite for chains that never move."""
     note: str = ""
     """What is special about it, in words: constant, rarely present, absent."""
-
-    @property
-    def ess(self) -> float:
-        """Effective number of draws behind the mean."""
-        if not (self.mcse > 0 and self.std > 0):
-            return float("nan")
-        return (self.std / self.mcse) ** 2
 
     @property
     def is_empty(self) -> bool:
@@ -139,7 +134,7 @@ class Engine:
     @property
     def max_rhat(self) -> float | None:
         """The largest R-hat over the variables; None when none applies."""
-        found = [m.rhat for m in self.marginals.values() if m.rhat is not None and np.isfinite(m.rhat)]
+        found = [m.rhat for m in self.marginals.values() if m.rhat is not None]
         return max(found, default=None)
 
 
@@ -151,6 +146,7 @@ def make_marginal(
     *,
     share: float = 1.0,
     mcse: float = float("nan"),
+    ess: float = float("nan"),
     rhat: float | None = None,
 ) -> Marginal:
     """Build the marginal of one scalar variable and describe what is unusual about it.
@@ -167,6 +163,8 @@ def make_marginal(
         Posterior probability that the variable is present.
     mcse
         Standard error of the mean; NaN when unknown.
+    ess
+        Effective number of draws; NaN when unknown.
     rhat
         R-hat over the chains; None when it does not apply.
     """
@@ -188,7 +186,7 @@ def make_marginal(
     std = float(np.sqrt(probabilities @ (numbers - mean) ** 2))
     notes = []
     if np.ptp(numbers) == 0:
-        mean, std, mcse, rhat = float(numbers[0]), 0.0, 0.0, None
+        mean, std, mcse, ess, rhat = float(numbers[0]), 0.0, 0.0, float("nan"), None
         notes.append("constant in all draws")
     if share < 0.9995:
         notes.append(f"present in {_percent(share)} of the posterior; numbers are given that it is present")
@@ -196,7 +194,7 @@ def make_marginal(
         notes.append(f"{num_odd:,} draws without a finite value left out")
     return Marginal(
         values=numbers, weights=probabilities, chain=chains, draw=draws, share=share, mean=mean, std=std,
-        mcse=mcse, rhat=rhat, note="; ".join(notes),
+        mcse=mcse, ess=ess, rhat=rhat, note="; ".join(notes),
     )  # fmt: skip
 
 

@@ -3,7 +3,16 @@
 import math
 from collections.abc import Mapping
 
-__all__ = ["MINUS", "NONE", "flatten_fields", "format_number", "format_seconds", "format_share", "format_with_error"]
+__all__ = [
+    "MINUS",
+    "NONE",
+    "flatten_fields",
+    "format_number",
+    "format_rhat",
+    "format_seconds",
+    "format_share",
+    "format_with_error",
+]
 
 NONE = "\N{EN DASH}"
 """Stands where a number does not exist."""
@@ -33,7 +42,8 @@ def format_number(value: float | None, digits: int = 3) -> str:
         return "0"
     size = math.floor(math.log10(abs(value)))
     if size >= 7 or size < -4:
-        return f"{value:.{digits - 1}e}".replace("e+0", "e").replace("e-0", "e-").replace("-", MINUS)
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
     return f"{value:,.{max(digits - 1 - size, 0)}f}".replace("-", MINUS)
 
 
@@ -64,6 +74,19 @@ def format_with_error(value: float, error: float) -> str:
     shown, shown_error = round(value, places) + 0.0, round(error, places)
     places = max(places, 0)
     return f"{shown:,.{places}f} ± {shown_error:,.{places}f}".replace("-", MINUS)
+
+
+def format_rhat(value: float | None) -> str:
+    """Return R-hat with three decimals, as is usual; a dash where it does not apply.
+
+    Parameters
+    ----------
+    value
+        One or more, or infinity.
+    """
+    if value is None or not math.isfinite(value):
+        return format_number(value)
+    return f"{value:.3f}" if value < 10 else format_number(value)
 
 
 def format_share(share: float | None) -> str:

@@ -12,6 +12,7 @@ from tracestore.inference.report_numbers import (
     NONE,
     flatten_fields,
     format_number,
+    format_rhat,
     format_seconds,
     format_share,
     format_with_error,
@@ -184,7 +185,7 @@ def _diagnostics(page: Page) -> str:
             f"{e.num_draws:,}", f"{e.num_chains}" if not e.is_weighted else NONE, format_number(e.ess),
             format_number(e.ess / e.num_draws if e.num_draws else None, 2), format_number(e.khat, 2),
             format_share(e.max_weight) if e.is_weighted else NONE,
-            NONE if e.max_rhat is None else f"{e.max_rhat:.3f}", format_share(e.acceptance), evidence,
+            format_rhat(e.max_rhat), format_share(e.acceptance), evidence,
         )  # fmt: skip
         label = f'<th scope="row">{_engine(e)}</th>'
         badge = f"<td>{_badge(page.judgements[e.label].verdict)}</td>"
@@ -255,7 +256,7 @@ def _moments_table(page: Page) -> str:
                 at = (m.values < variable.truth) + 0.5 * (m.values == variable.truth)
                 below = format_share(float(m.weights @ at))
             cells = (format_with_error(m.mean, m.mcse), format_number(m.std), *quantiles, format_number(m.ess),
-                     NONE if m.rhat is None else f"{m.rhat:.3f}", below)  # fmt: skip
+                     format_rhat(m.rhat), below)  # fmt: skip
             engine_cell = f'<td class="text">{_engine(engine)}</td>'
             rows.append(f"<tr>{name}{engine_cell}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
         if rows and variable.truth is not None:

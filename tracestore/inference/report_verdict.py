@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from tracestore.inference.report_data import Engine, Marginal, Variable
+from tracestore.inference.report_numbers import format_rhat
 
 __all__ = ["Agreement", "Judgement", "Verdict", "compare", "describe_agreement", "describe_truth", "judge"]
 
@@ -87,7 +88,13 @@ def judge(engine: Engine) -> Judgement:
 
 def _judge_weights(engine: Engine) -> list[tuple[Verdict, str]]:
     found = []
-    khat, top = engine.khat, engine.max_weight
+    khat, top, logs = engine.khat, engine.max_weight, engine.log_weights
+    if logs is not None and len(logs) and not np.isfinite(logs).any():
+        return [
+            (Verdict.BAD, "No draw has any weight: the observation is impossible, or out of reach of the proposals.")
+        ]
+    if logs is not None and len(logs) and np.ptp(logs[np.isfinite(logs)]) == 0:
+        return [(Verdict.GOOD, "All weights are equal.")]
     good_khat = min(1 - 1 / np.log10(max(engine.num_draws, 11)), KHAT_BAD)
     if khat is None or np.isnan(khat):
         found.append((Verdict.DOUBTFUL, "k-hat could not be estimated: too few draws carry weight."))
@@ -115,7 +122,7 @@ def _judge_chains(engine: Engine) -> list[tuple[Verdict, str]]:
     name = next(n for n, m in engine.marginals.items() if m.rhat == worst)
     if worst > RHAT_BAD:
         advice = "the chains disagree; run longer or mix other moves"
-        text = f"R-hat {worst:.3f} ({name}) is above {RHAT_BAD}: {advice}."
+        text = f"R-hat {format_rhat(worst)} ({name}) is above {RHAT_BAD}: {advice}."
         return [(Verdict.BAD, text)]
     if worst > RHAT_GOOD:
         text = f"R-hat {worst:.3f} ({name}) is above {RHAT_GOOD}: good enough for means, not for tails; run longer."
@@ -205,8 +212,7 @@ def _compare_categories(variable: Variable, first: Engine, a: Marginal, second: 
 
 
 def _draws_behind(engine: Engine, marginal: Marginal) -> float:
-    own = marginal.ess if np.isfinite(marginal.ess) else engine.ess
-    return max(float(own), 1.0) if np.isfinite(own) else 1.0
+    return max(next((n for n in (marginal.ess, engine.ess) if np.isfinite(n)), 1.0), 1.0)
 
 
 def describe_agreement(agreements: Sequence[Agreement], num_engines: int) -> tuple[Verdict | None, str]:

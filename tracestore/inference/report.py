@@ -1,0 +1,222 @@
+"""Write a report: posteriors of one observation side by side, in one HTML file that opens offline."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from tracestore.errors import InvalidInputError
+from tracestore.inference.plots import History, chains_svg, is_wide, loss_svg, marginal_svg, weights_svg
+from tracestore.inference.plots_pairs import pairs_svg
+from tracestore.inference.posterior import Posterior
+from tracestore.inference.report_data import Engine, Variable, make_variable
+from tracestore.inference.report_gather import choose_names, label_posteriors, read_engine
+from tracestore.inference.report_numbers import format_number
+from tracestore.inference.report_page import Page, render_page
+from tracestore.inference.report_verdict import compare, describe_agreement, describe_truth, judge
+
+__all__ = ["write_report"]
+
+MAX_PAIRS = 8
+"""Variables in the pair plot."""
+MAX_CHAIN_ROWS = 8
+
+
+def write_report(
+    posteriors: Mapping[str, Posterior] | Sequence[Posterior],
+    path: str | Path,
+    *,
+    truth: Mapping[str, float] | None = None,
+    names: Sequence[str] | Mapping[str, str] | None = None,
+    categories: Mapping[str, Sequence[str] | Mapping[int, str]] | None = None,
+    training_history: str | Path | Iterable[Mapping[str, object]] | None = None,
+    phases: Mapping[str, float] | None = None,
+    title: str = "Posterior report",
+) -> Path:
+    """Write one self-contained HTML page that compares posteriors and says how far to trust them.
+
+    The page needs no network and no scripts; it is replaced in one step, and is the same for the same input.
+
+    Parameters
+    ----------
+    posteriors
+        Posteriors of the same observation: by label, or in a sequence, labelled by their engines.
+    path
+        The HTML file.
+    truth
+        True values by name, where known.
+    names
+        Names or addresses to show, in order; a mapping gives each the text that people read, with its unit.
+        By default named draws and tags.
+    categories
+        Labels of the categories of discrete variables, by name.
+    training_history
+        Loss of the network: its directory, the ``history.jsonl`` in it, or the records.
+    phases
+        Seconds that each phase of the work took, in order.
+    title
+        Heading of the page.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InvalidInputError
+        When there is no posterior, or nothing in them to show.
+
+    Examples
+    --------
+    >>> import tempfile, tracestore as ts
+    >>> from tracestore.inference.report import write_report
+    >>> from tracestore.simulators.toys import gum
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     posterior = ts.inference.importance(gum, {"obs0": 8, "obs1": 9}, folder + "/post", num_draws=200)
+    ...     write_report([posterior], folder + "/report.html", names={"mu": "mean"}).name
+    'report.html'
+    """
+    labelled = label_posteriors(posteriors)
+    wanted = list(names) if names is not None else choose_names(list(labelled.values()))
+    engines = [read_engine(label, p, wanted, i) for i, (label, p) in enumerate(labelled.items())]
+    texts = dict(names) if isinstance(names, Mapping) else {}
+    variables = _variables(engines, texts, categories or {}, truth or {})
+    if not variables:
+        message = "The posteriors hold nothing to show: no named draw, tag or controlled draw. Give `names`."
+        raise InvalidInputError(message, argument="names")
+    page = _compose(engines, variables, title=title, phases=phases or {}, history=_read_history(training_history))
+    return _write(Path(path), render_page(page))
+
+
+def _variables(
+    engines: Sequence[Engine],
+    texts: Mapping[str, str],
+    categories: Mapping[str, Sequence[str] | Mapping[int, str]],
+    truth: Mapping[str, float],
+) -> list[Variable]:
+    names = dict.fromkeys(name for engine in engines for name in engine.marginals)
+    # a vector that one engine never drew is there under its plain name only; its elements come from the others
+    names = {n: None for n in names if not any(other.startswith(f"{n}[") for other in names)}
+    return [
+        make_variable(
+            name, [e.marginals[name] for e in engines if name in e.marginals],
+            label=texts.get(name), category_labels=categories.get(name),
+            truth=float(truth[name]) if name in truth else None,
+        )
+        for name in names
+    ]  # fmt: skip
+
+
+def _compose(
+    engines: Sequence[Engine],
+    variables: Sequence[Variable],
+    *,
+    title: str,
+    phases: Mapping[str, float],
+    history: History | None,
+) -> Page:
+    drawn = [v for v in variables if any(not e.marginals[v.name].is_empty for e in engines if v.name in e.marginals)]
+    paired = [v for v in drawn if not _is_constant(v, engines)][:MAX_PAIRS]
+    agreements = compare(variables, engines)
+    weighted = [e for e in engines if e.log_weights is not None and np.isfinite(e.log_weights).any()]
+    chains = {}
+    for engine in engines:
+        rows = [v for v in drawn if v.name in engine.marginals and not engine.marginals[v.name].is_empty]
+        if not engine.is_weighted and rows:
+            chains[engine.label] = chains_svg(rows[:MAX_CHAIN_ROWS], engine)
+    simulators = dict.fromkeys(str(e.facts.fields.get("simulator", "")) for e in engines if e.facts is not None)
+    return Page(
+        title=title,
+        lead=f"{_listed([e.label for e in engines])} on {_listed([s for s in simulators if s]) or 'one simulator'}",
+        engines=engines,
+        variables=variables,
+        judgements={e.label: judge(e) for e in engines},
+        agreements=agreements,
+        agreement=describe_agreement(agreements, len(engines)),
+        truth_words=[text for e in engines if (text := describe_truth(variables, e))],
+        marginals={v.name: marginal_svg(v, engines) for v in drawn},
+        wide=frozenset(v.name for v in drawn if is_wide(v)),
+        pairs=pairs_svg(paired, engines) if len(paired) > 1 else "",
+        chains=chains,
+        weights=weights_svg(weighted) if weighted else "",
+        loss=loss_svg(history) if history is not None else "",
+        loss_words=_loss_words(history) if history is not None else "",
+        phases=phases,
+        versions=_versions(),
+    )
+
+
+def _is_constant(variable: Variable, engines: Sequence[Engine]) -> bool:
+    found = [e.marginals[variable.name] for e in engines if variable.name in e.marginals]
+    values = np.concatenate([m.values for m in found if not m.is_empty])
+    return bool(np.ptp(values) == 0)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def _read_history(source: str | Path | Iterable[Mapping[str, object]] | None) -> History | None:
+    if source is None:
+        return None
+    if isinstance(source, str | Path):
+        file = Path(source)
+        file = file / "history.jsonl" if file.is_dir() else file
+        if not file.is_file():
+            message = f"There is no training history at {str(file)!r}; give the directory of a trained network."
+            raise InvalidInputError(message, argument="training_history")
+        source = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+    records = list(source)
+    steps = _columns(records, "loss")
+    checks = _columns(records, "validation_loss")
+    if steps.shape[1] == 0:
+        return None
+    return History(traces=steps[0], loss=steps[1], validation_traces=checks[0], validation_loss=checks[1])
+
+
+def _columns(records: Sequence[Mapping[str, object]], name: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    found = [(r["traces"], r[name]) for r in records if r.get(name) is not None and r.get("traces") is not None]
+    table = np.asarray(found, dtype=np.float64).reshape(-1, 2).T
+    return table[:, np.isfinite(table).all(axis=0)]
+
+
+def _loss_words(history: History) -> str:
+    words = f"{history.traces[-1]:,.0f} traces seen in {len(history.loss):,} steps."
+    if len(history.validation_loss):
+        best = int(np.argmin(history.validation_loss))
+        lowest = format_number(float(history.validation_loss[best]), 4)
+        words += f" Lowest validation loss {lowest} nat after {history.validation_traces[best]:,.0f} traces."
+    return words
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("tracestore", "numpy", "pyarrow", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # an extra that is absent, or a source tree that is not installed
+            continue
+    return {**found, "Python": platform.python_version()}
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replace a file in one step, so that nobody ever sees half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,36 +1,66 @@
-"""The demo, at a reduced size: all phases in a fresh directory, and a second call that continues it."""
+"""The demo at a reduced size: killed at work, continued by the same command, and left alone when finished."""
 
+import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "examples" / "tau.py"
+DEMO = [sys.executable, str(ROOT / "examples" / "tau.py"), "--reduced", "--output"]
+PHASES = ["simulate", "sort", "train", "infer: IC", "infer: RMH", "infer: prior IS", "report"]
+
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("demo"), pytest.mark.timeout(280)]
 
 
-def run_demo(output: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(DEMO), "--reduced", "--output", str(output)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=280,
-    )
-
-
-@pytest.mark.processes
-@pytest.mark.xdist_group("demo")
-def test_reduced_demo_runs_and_continues(tmp_path):
-    done = run_demo(tmp_path / "demo")
+def run_demo(output: Path) -> str:
+    done = subprocess.run(
+        [*DEMO, str(output)], capture_output=True, text=True, cwd=output.parent, check=False, timeout=200
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = (tmp_path / "demo" / "report.html").read_text("utf-8")
-    assert "<svg" in report or "data:image/png" in report
-    for word in ("px", "channel", "R-hat", "ESS"):
+    return done.stdout
+
+
+def kill_while_it_works(output: Path) -> None:
+    """Start the demo and end it without warning as soon as one phase is through."""
+    with subprocess.Popen(
+        [*DEMO, str(output)], cwd=output.parent, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:  # fmt: skip
+        while process.poll() is None and "simulate" not in finished_phases(output):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+
+def finished_phases(output: Path) -> list[str]:
+    file = output / "phases.json"
+    records = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return [name for name, record in records.items() if record["finished"]]
+
+
+def contents(output: Path) -> dict[str, tuple[int, bytes]]:
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    return {str(path.relative_to(output)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_reduced_demo_survives_a_kill_and_changes_nothing_when_finished(tmp_path):
+    pytest.importorskip("alouette")
+    pytest.importorskip("torch")
+    output = tmp_path / "demo"
+    kill_while_it_works(output)
+    assert finished_phases(output) != PHASES
+
+    table = run_demo(output)
+    assert finished_phases(output) == PHASES
+    for word in (*PHASES, "IC", "RMH", "k-hat", "log evidence", "decay channel", str(output / "report.html")):
+        assert word in table
+    report = (output / "report.html").read_text("utf-8")
+    for word in ("px [GeV]", "decay channel", "R-hat", "k-hat", "log evidence", "Training loss", "infer: RMH"):
         assert word in report
-    # nothing is drawn again by the same command on finished outputs
-    again = run_demo(tmp_path / "demo")
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "demo" / "report.html").exists()
+
+    before = contents(output)
+    assert run_demo(output) == table
+    assert contents(output) == before

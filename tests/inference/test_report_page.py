@@ -11,9 +11,18 @@ pytest.importorskip("matplotlib")
 
 import matplotlib as mpl
 
-from tracestore.inference.plots import History, bin_edges, chains_svg, loss_svg, marginal_svg, weights_svg
+from tracestore.inference.plots import bin_edges, chains_svg, loss_svg, marginal_svg, weights_svg
 from tracestore.inference.plots_pairs import joint_draws, pairs_svg
-from tracestore.inference.report_data import COLORS, DASHES, Engine, RunFacts, Variable, make_marginal, make_variable
+from tracestore.inference.report_data import (
+    COLORS,
+    DASHES,
+    Engine,
+    History,
+    RunFacts,
+    Variable,
+    make_marginal,
+    make_variable,
+)
 from tracestore.inference.report_page import Page, render_page
 from tracestore.inference.report_verdict import compare, describe_agreement, judge
 

@@ -10,14 +10,13 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracestore._extras import extra
-from tracestore.inference.report_data import COLORS, Engine, Marginal, Variable
+from tracestore.inference.report_data import COLORS, Engine, History, Marginal, Variable, top_categories
 from tracestore.inference.report_numbers import format_rhat
 from tracestore.inference.weights import weighted_quantile
 
@@ -28,7 +27,7 @@ with extra("report"):
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import AutoMinorLocator, EngFormatter, MaxNLocator
 
-__all__ = ["History", "chains_svg", "is_wide", "loss_svg", "marginal_svg", "weights_svg"]
+__all__ = ["chains_svg", "is_wide", "loss_svg", "marginal_svg", "weights_svg"]
 
 Floats = NDArray[np.float64]
 
@@ -65,20 +64,6 @@ DASHES: dict[str, object] = {
     "solid": "-", "dashed": (0, (5, 1.6)), "dotted": (0, (1.6, 1.4)), "dashdot": (0, (6, 1.4, 1.4, 1.4)),
 }  # fmt: skip
 TRUTH_DASHES = (0, (4, 2.5))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """The loss of a training run."""
-
-    traces: Floats
-    """(K,) traces seen."""
-    loss: Floats
-    """(K,) training loss."""
-    validation_traces: Floats
-    """(L,) traces seen at each validation."""
-    validation_loss: Floats
-    """(L,) validation loss."""
 
 
 def plain(text: str) -> str:
@@ -222,21 +207,6 @@ def draw_bars(
     axes.xaxis.set_major_locator(MaxNLocator(3 if small else 5))
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("probability")
-
-
-def top_categories(variable: Variable, engines: Sequence[Engine], most: int) -> list[tuple[float, str]]:
-    """Return the most probable categories over all engines, in order of their value; the truth is always one."""
-    categories = list(variable.categories or ())
-    if len(categories) <= most:
-        return categories
-
-    def importance(category: tuple[float, str]) -> float:
-        if category[0] == variable.truth:
-            return 2.0
-        found = [m for e in engines if (m := e.marginals.get(variable.name)) is not None]
-        return max((float(m.weights[m.values == category[0]].sum()) for m in found), default=0.0)
-
-    return sorted(sorted(categories, key=importance, reverse=True)[:most])
 
 
 def mark_truth(axes: Axes, variable: Variable, *, labelled: bool = False) -> None:

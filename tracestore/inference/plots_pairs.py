@@ -18,10 +18,9 @@ from tracestore.inference.plots import (
     plain,
     style,
     to_svg,
-    top_categories,
     wrapped,
 )
-from tracestore.inference.report_data import Engine, Variable
+from tracestore.inference.report_data import Engine, Variable, top_categories
 from tracestore.inference.weights import weighted_quantile
 
 with extra("report"):

@@ -5,20 +5,22 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from tracestore.errors import InvalidInputError
-from tracestore.inference.plots import History, chains_svg, is_wide, loss_svg, marginal_svg, weights_svg
+from tracestore.inference.plots import chains_svg, is_wide, loss_svg, marginal_svg, weights_svg
 from tracestore.inference.plots_pairs import pairs_svg
 from tracestore.inference.posterior import Posterior
-from tracestore.inference.report_data import Engine, Variable, make_variable
+from tracestore.inference.report_data import Engine, History, Variable, make_variable
 from tracestore.inference.report_gather import choose_names, label_posteriors, read_engine
 from tracestore.inference.report_numbers import format_number
 from tracestore.inference.report_page import Page, render_page
 from tracestore.inference.report_verdict import compare, describe_agreement, describe_truth, judge
+from tracestore.store.job import Job
 
 __all__ = ["write_report"]
 
@@ -36,6 +38,7 @@ def write_report(
     categories: Mapping[str, Sequence[str] | Mapping[int, str]] | None = None,
     training_history: str | Path | Iterable[Mapping[str, object]] | None = None,
     phases: Mapping[str, float] | None = None,
+    jobs: Mapping[str, Job] | None = None,
     title: str = "Posterior report",
 ) -> Path:
     """Write one self-contained HTML page that compares posteriors and says how far to trust them.
@@ -56,9 +59,11 @@ def write_report(
     categories
         Labels of the categories of discrete variables, by name.
     training_history
-        Loss of the network: its directory, the ``history.jsonl`` in it, or the records.
+        Loss of the network: its directory, the ``history.jsonl`` in it, or its records.
     phases
         Seconds that each phase of the work took, in order.
+    jobs
+        What was run before the inference, by what people call it: the jobs of the training data and the network.
     title
         Heading of the page.
 
@@ -90,8 +95,9 @@ def write_report(
     if not variables:
         message = "The posteriors hold nothing to show: no named draw, tag or controlled draw. Give `names`."
         raise InvalidInputError(message, argument="names")
-    page = _compose(engines, variables, title=title, phases=phases or {}, history=_read_history(training_history))
-    return _write(Path(path), render_page(page))
+    page = _compose(engines, variables, history=_read_history(training_history))
+    described = {label: {"verb": job.verb, **job.fields} for label, job in (jobs or {}).items()}
+    return _write(Path(path), render_page(replace(page, title=title, phases=phases or {}, jobs=described)))
 
 
 def _variables(
@@ -113,14 +119,7 @@ def _variables(
     ]  # fmt: skip
 
 
-def _compose(
-    engines: Sequence[Engine],
-    variables: Sequence[Variable],
-    *,
-    title: str,
-    phases: Mapping[str, float],
-    history: History | None,
-) -> Page:
+def _compose(engines: Sequence[Engine], variables: Sequence[Variable], *, history: History | None) -> Page:
     drawn = [v for v in variables if any(not e.marginals[v.name].is_empty for e in engines if v.name in e.marginals)]
     paired = [v for v in drawn if not _is_constant(v, engines)][:MAX_PAIRS]
     agreements = compare(variables, engines)
@@ -132,7 +131,6 @@ def _compose(
             chains[engine.label] = chains_svg(rows[:MAX_CHAIN_ROWS], engine)
     simulators = dict.fromkeys(str(e.facts.fields.get("simulator", "")) for e in engines if e.facts is not None)
     return Page(
-        title=title,
         lead=f"{_listed([e.label for e in engines])} on {_listed([s for s in simulators if s]) or 'one simulator'}",
         engines=engines,
         variables=variables,
@@ -147,7 +145,6 @@ def _compose(
         weights=weights_svg(weighted) if weighted else "",
         loss=loss_svg(history) if history is not None else "",
         loss_words=_loss_words(history) if history is not None else "",
-        phases=phases,
         versions=_versions(),
     )
 
@@ -181,7 +178,8 @@ def _read_history(source: str | Path | Iterable[Mapping[str, object]] | None) ->
 
 
 def _columns(records: Sequence[Mapping[str, object]], name: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    found = [(r["traces"], r[name]) for r in records if r.get(name) is not None and r.get("traces") is not None]
+    seen = "num_traces"
+    found = [(r[seen], r[name]) for r in records if r.get(name) is not None and r.get(seen) is not None]
     table = np.asarray(found, dtype=np.float64).reshape(-1, 2).T
     return table[:, np.isfinite(table).all(axis=0)]
 

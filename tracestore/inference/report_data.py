@@ -11,12 +11,14 @@ __all__ = [
     "DASHES",
     "MAX_CATEGORIES",
     "Engine",
+    "History",
     "Marginal",
     "RunFacts",
     "Variable",
     "are_categories",
     "make_marginal",
     "make_variable",
+    "top_categories",
 ]
 
 COLORS = ("#0b62a8", "#c4500a", "#00796b", "#9b3f86", "#8a6d00", "#4d5b68")
@@ -138,6 +140,20 @@ class Engine:
         return max(found, default=None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """The loss of a training run."""
+
+    traces: Floats
+    """(K,) traces seen."""
+    loss: Floats
+    """(K,) training loss."""
+    validation_traces: Floats
+    """(L,) traces seen at each validation."""
+    validation_loss: Floats
+    """(L,) validation loss."""
+
+
 def make_marginal(
     values: NDArray[np.generic],
     weights: NDArray[np.generic] | None,
@@ -249,3 +265,18 @@ def are_categories(distinct: Floats) -> bool:
     if not 0 < len(distinct) <= MAX_CATEGORIES:
         return False
     return bool(np.all(distinct == np.round(distinct)) and np.all(np.abs(distinct) < 2**31))
+
+
+def top_categories(variable: Variable, engines: Sequence[Engine], most: int) -> list[tuple[float, str]]:
+    """Return the most probable categories over all engines, in order of their value; the truth is always one."""
+    categories = list(variable.categories or ())
+    if len(categories) <= most:
+        return categories
+
+    def importance(category: tuple[float, str]) -> float:
+        if category[0] == variable.truth:
+            return 2.0
+        found = [m for e in engines if (m := e.marginals.get(variable.name)) is not None]
+        return max((float(m.weights[m.values == category[0]].sum()) for m in found), default=0.0)
+
+    return sorted(sorted(categories, key=importance, reverse=True)[:most])

@@ -24,7 +24,7 @@ MAX_ELEMENTS = 6
 MAX_NAMES = 12
 """Variables that are chosen when the caller names none."""
 RESULT = "result"
-ENGINE_WORDS = {"importance": "prior IS", "is": "prior IS", "ic": "IC", "rmh": "RMH", "lmh": "LMH", "prior": "prior"}
+ENGINE_WORDS = {"is": "prior IS", "ic": "IC", "rmh": "RMH", "lmh": "LMH", "prior": "prior"}
 
 
 def label_posteriors(posteriors: Mapping[str, Posterior] | Sequence[Posterior]) -> dict[str, Posterior]:
@@ -47,7 +47,7 @@ def label_posteriors(posteriors: Mapping[str, Posterior] | Sequence[Posterior]) 
         raise InvalidInputError(message, argument="posteriors")
     if isinstance(posteriors, Mapping):
         return {str(label): posterior for label, posterior in posteriors.items()}
-    words = [ENGINE_WORDS.get(p.engine, p.engine) for p in posteriors]
+    words = [_engine_word(p) for p in posteriors]
     labels: dict[str, Posterior] = {}
     for word, posterior in zip(words, posteriors, strict=True):
         wanted = word if words.count(word) == 1 else f"{word} ({Path(posterior.store.path).name})"
@@ -57,6 +57,11 @@ def label_posteriors(posteriors: Mapping[str, Posterior] | Sequence[Posterior]) 
             label = f"{wanted} {number}"
         labels[label] = posterior
     return labels
+
+
+def _engine_word(posterior: Posterior) -> str:
+    parts = dict.fromkeys(posterior.engine.split("+"))
+    return " + ".join(ENGINE_WORDS.get(part, part) for part in parts)
 
 
 def choose_names(posteriors: Sequence[Posterior]) -> list[str]:
@@ -110,7 +115,7 @@ def read_engine(label: str, posterior: Posterior, names: Sequence[str], index: i
     ess = _number(lambda: posterior.ess)
     return Engine(
         label=label, color=COLORS[index % len(COLORS)], dash=DASHES[index % len(DASHES)],
-        num_draws=len(posterior), num_chains=posterior.num_chains, is_weighted=is_weighted,
+        num_draws=len(posterior), num_chains=1 if is_weighted else posterior.num_chains, is_weighted=is_weighted,
         ess=math.nan if ess is None else ess,
         khat=_number(lambda: posterior.khat) if is_weighted else None,
         log_weights=posterior.log_weights if is_weighted else None,

@@ -30,7 +30,7 @@ CSS_CLASS = {Verdict.GOOD: "good", Verdict.DOUBTFUL: "doubtful", Verdict.BAD: "b
 class Page:
     """Everything on the page."""
 
-    title: str
+    title: str = ""
     lead: str
     """One sentence below the title: simulator, engines."""
     engines: Sequence[Engine]
@@ -52,6 +52,8 @@ class Page:
     loss_words: str = ""
     phases: Mapping[str, float] = field(default_factory=dict)
     """Seconds by phase, in order."""
+    jobs: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Fields of the jobs before the inference, by label."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -106,7 +108,8 @@ def _table(caption: str, head: Sequence[str], groups: Iterable[Sequence[str]], n
     cells = "".join(f'<th scope="col"{" class=text" if i < num_text else ""}>{h}</th>' for i, h in enumerate(head))
     bodies = "".join(f'<tbody class="group">{"".join(rows)}</tbody>' for rows in groups)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{cells}</tr></thead>{bodies}</table></div>'
+    heads = f"<thead><tr>{cells}</tr></thead>" if cells else ""
+    return f'<div class="scroll"><table>{title}{heads}{bodies}</table></div>'
 
 
 def _badge(verdict: Verdict | None) -> str:
@@ -292,7 +295,17 @@ def _probability_tables(page: Page) -> list[str]:
 
 
 def _run(page: Page) -> str:
-    return _section("What was run", "", _phase_table(page), _job_table(page))
+    others = "".join(_fields_table(label, fields) for label, fields in page.jobs.items())
+    grid = f'<div class="grid halves">{others}</div>' if others else ""
+    return _section("What was run", "", _phase_table(page), _job_table(page), grid)
+
+
+def _fields_table(label: str, fields: Mapping[str, object]) -> str:
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th><td class="wrap">{escape(value)}</td></tr>'
+        for name, value in flatten_fields(fields).items()
+    ]
+    return _table(label, (), [rows], num_text=2)
 
 
 def _phase_table(page: Page) -> str:
@@ -307,7 +320,7 @@ def _phase_table(page: Page) -> str:
         for name, seconds in page.phases.items()
     ]
     rows.append(f'<tr><th scope="row">total</th><td>{format_seconds(total)}</td><td></td><td></td></tr>')
-    return _table("Time", ("phase", "wall time", "share", ""), [[row] for row in rows])
+    return _table("Time", ("phase", "wall time", "share", ""), [rows])
 
 
 def _job_table(page: Page) -> str:
@@ -326,4 +339,4 @@ def _job_table(page: Page) -> str:
         for name in names
     ]
     head = ("", *(_engine(e) for e, _ in shown))
-    return _table("Jobs", head, [[row] for row in rows], num_text=len(head))
+    return _table("Inference", head, [rows], num_text=len(head))

@@ -30,7 +30,8 @@ p { margin: 4px 0; max-width: 88ch; }
 .grid { display: grid; gap: 16px; margin-top: 14px; }
 .thirds { grid-template-columns: repeat(auto-fill, minmax(min(350px, 100%), 1fr)); }
 .fit { grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); }
-.halves { grid-template-columns: repeat(auto-fill, minmax(min(520px, 100%), 1fr)); align-items: start; }
+.halves { grid-template-columns: minmax(0, 1fr); align-items: start; }
+@media (min-width: 1000px) { .halves { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 .tall { grid-row: span 2; }
 @media (min-width: 800px) { .thirds { grid-auto-flow: dense; } .broad { grid-column: span 2; } }
 .card {
@@ -66,6 +67,7 @@ figcaption { color: var(--muted); font-size: 13.5px; margin-top: 6px; }
 }
 .card .key li { display: contents; }
 .card .key .value { text-align: right; }
+.halves > .scroll { margin-top: 0; }
 .scroll {
   overflow-x: auto; background: var(--paper); border: 1px solid var(--line); border-radius: 8px; margin-top:
   14px;
@@ -74,7 +76,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-nu
 caption { text-align: left; padding: 12px 16px 6px; font-weight: 650; }
 th, td { padding: 6px 16px; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
 thead th { font-size: 12.5px; font-weight: 600; color: var(--muted); border-top: 0; vertical-align: bottom; }
-caption + thead th { border-top: 1px solid var(--line); }
+caption + tbody tr:first-child > *, caption + thead th { border-top: 1px solid var(--line); }
 tbody th { font-weight: 500; }
 th:first-child, td.text, th.text { text-align: left; }
 tbody.group tr:not(:first-child) > * { border-top-color: transparent; padding-top: 1px; }

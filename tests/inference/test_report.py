@@ -1,0 +1,154 @@
+"""Reports of real posteriors of small programs."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+import tracestore as ts
+from tracestore.errors import InvalidInputError
+from tracestore.inference.report import write_report
+
+OBSERVED = {"obs0": 8.0, "obs1": 9.0}
+
+
+@ts.simulator
+def gum():
+    mu = ts.sample(ts.Normal(1.0, 5**0.5), name="mu")
+    ts.observe(ts.Normal(mu, 2**0.5), name="obs0")
+    ts.observe(ts.Normal(mu, 2**0.5), name="obs1")
+    return mu
+
+
+@ts.simulator
+def odd():
+    is_long = ts.sample(ts.Bernoulli(0.1), name="is_long")
+    pair = ts.sample(ts.Normal(np.zeros(2), 1.0), name="pair")
+    if is_long:
+        ts.sample(ts.Normal(0.0, 1.0), name="rare")
+    ts.tag(7.5, name="fixed")
+    ts.observe(ts.Normal(pair[0], 1.0), name="obs")
+
+
+@ts.simulator
+def nameless():
+    ts.observe(ts.Normal(ts.sample(ts.Normal(0.0, 1.0)), 1.0), name="obs")
+
+
+@pytest.fixture(scope="module")
+def posteriors(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("posteriors")
+    return {
+        "is": ts.inference.importance(gum, OBSERVED, folder / "is", num_draws=2000, seed=1),
+        "rmh": ts.inference.rmh(gum, OBSERVED, folder / "rmh", num_draws=2000, chains=4, seed=1),
+    }
+
+
+def headings(path):
+    return re.findall(r"<h[123]>(?:<span.*?</span>)*([^<]*)", path.read_text("utf-8"))
+
+
+def cells(path, row):
+    found = re.findall(r"<tr>(.*?)</tr>", path.read_text("utf-8"))
+    return [re.sub(r"<[^>]*>", "", cell) for line in found for cell in [line] if row in line]
+
+
+def test_report_compares_engines(posteriors, tmp_path):
+    path = write_report(list(posteriors.values()), tmp_path / "deep" / "report.html", truth={"mu": 7.25})
+    text = path.read_text("utf-8")
+    assert "The engines agree on 1 variable." in text
+    assert {"prior IS", "RMH", "mu", "Chains of RMH", "Importance weights"} <= set(headings(path))
+    assert "result" not in headings(path)
+    posterior = posteriors["is"]
+    assert f"{posterior.ess:,.0f}" in text
+    assert f"{len(posterior):,}" in text
+    assert str(posterior.store.job.fields["simulator"]) in text
+    assert "1 of 1 continuous variable" in text
+
+
+def test_numbers_are_those_of_the_posterior(posteriors, tmp_path):
+    from tracestore.inference.report_numbers import format_with_error
+
+    text = write_report(posteriors, tmp_path / "report.html").read_text("utf-8")
+    for posterior in posteriors.values():
+        assert format_with_error(float(posterior.mean("mu")), float(posterior.mcse("mu"))) in text
+    weighted = posteriors["is"]
+    assert format_with_error(weighted.log_evidence, weighted.log_evidence_se) in text
+    assert f"{posteriors['rmh'].rhat('mu'):.3f}" in text
+
+
+def test_engines_that_disagree_are_told(posteriors, tmp_path):
+    other = ts.inference.importance(gum, {"obs0": -1.0, "obs1": -2.0}, tmp_path / "other", num_draws=2000, seed=2)
+    path = write_report({"here": posteriors["rmh"], "there": other}, tmp_path / "report.html", names={"mu": "mean [m]"})
+    assert "The engines disagree on mean [m]" in path.read_text("utf-8")
+
+
+def test_the_same_input_gives_the_same_bytes_and_replaces_the_file(posteriors, tmp_path):
+    path = tmp_path / "report.html"
+    first = write_report(posteriors, path).read_bytes()
+    path.write_text("old")
+    assert write_report(posteriors, path).read_bytes() == first
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unusual_variables_vectors_and_failures_are_shown(tmp_path):
+    posterior = ts.inference.importance(odd, {"obs": 0.5}, tmp_path / "odd", num_draws=400, seed=1)
+    path = write_report(posterior, tmp_path / "report.html")
+    text = path.read_text("utf-8")
+    assert {"is_long", "pair[0]", "pair[1]", "rare", "fixed"} <= set(headings(path))
+    assert "constant in all draws" in text
+    assert "of the posterior; numbers are given that it is present" in text
+    assert "only one engine" in text
+
+
+def test_a_name_that_nobody_drew_is_shown_as_absent(posteriors, tmp_path):
+    text = write_report(posteriors, tmp_path / "report.html", names=["mu", "nobody"]).read_text("utf-8")
+    assert "nobody" in text
+
+
+def test_programs_without_names_show_addresses(tmp_path):
+    posterior = ts.inference.importance(nameless, {"obs": 0.5}, tmp_path / "post", num_draws=200, seed=1)
+    path = write_report([posterior], tmp_path / "report.html")
+    assert any("Normal#1" in heading for heading in headings(path))
+
+
+def test_a_single_short_chain_is_doubted(tmp_path):
+    posterior = ts.inference.rmh(gum, OBSERVED, tmp_path / "rmh", num_draws=3, chains=1, seed=1)
+    text = write_report([posterior], tmp_path / "report.html").read_text("utf-8")
+    assert "one chain cannot show whether others would agree" in text
+
+
+def test_training_history_phases_and_jobs(posteriors, tmp_path):
+    records = [
+        {"num_traces": 64 * (i + 1), "loss": 10 - i / 10, "validation_loss": 9.5 if i == 19 else None}
+        for i in range(20)
+    ]
+    folder = tmp_path / "network"
+    folder.mkdir()
+    (folder / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = {"phases": {"simulate": 61.0, "sort": 2.0}, "jobs": {"Network": posteriors["is"].store.job}}
+    path = write_report(posteriors, tmp_path / "report.html", training_history=folder, **options)
+    text = path.read_text("utf-8")
+    assert "Training loss" in headings(path)
+    assert "1,280 traces seen in 20 steps. Lowest validation loss 9.500 nat after 1,280 traces." in text
+    assert "1 min 01 s" in text
+    assert "1 min 03 s" in text
+    same = write_report(posteriors, tmp_path / "same.html", training_history=records, **options)
+    assert same.read_text("utf-8") == text
+
+
+def test_wrong_input_is_refused(posteriors, tmp_path):
+    with pytest.raises(InvalidInputError, match="at least one posterior"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(InvalidInputError, match="no training history"):
+        write_report(posteriors, tmp_path / "report.html", training_history=tmp_path / "nowhere")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_two_posteriors_of_one_engine_keep_apart(posteriors, tmp_path):
+    again = ts.inference.importance(gum, OBSERVED, tmp_path / "again", num_draws=500, seed=5)
+    path = write_report([posteriors["is"], again], tmp_path / "report.html")
+    assert {"prior IS (is)", "prior IS (again)"} <= set(headings(path))

@@ -81,14 +81,17 @@ def simulate(
     program = as_simulator(simulator)
     chunks = plan_chunks(num_traces, chunk_size)
     streams = TraceStreams(seed, "simulate")
-    fields = {
-        "simulator": program.name,
-        "fingerprint": program.fingerprint,
-        "num_traces": num_traces,
-        "seed": int(seed),
-        "max_sites": max_sites,
-        "chunk_size": chunks[0].num_traces,
-    }
+    job = Job(
+        "simulate",
+        {
+            "simulator": program.name,
+            "fingerprint": program.fingerprint,
+            "num_traces": num_traces,
+            "seed": int(seed),
+            "max_sites": max_sites,
+            "chunk_size": chunks[0].num_traces,
+        },
+    )
     if append:
         store = TraceStore.open(path)
         _require_same_program(store, program)
@@ -96,7 +99,7 @@ def simulate(
         first_index = max(store.completed_work(), default=-1) + 1
         chunks = plan_chunks(num_traces, chunk_size, first=first, first_index=first_index)
     else:
-        store = TraceStore.open_or_create(path, Job("simulate", fields))
+        store = TraceStore.open_or_create(path, job)
     controller = PriorController()
 
     def task(chunk: Chunk) -> TraceBatch:

@@ -261,14 +261,14 @@ class VonMises(Elementwise):
         loc, concentration = self._scalars
         # cos(x) - 1 without cancellation, which a large concentration would magnify
         half = math.sin(0.5 * (x - loc))
-        return -2.0 * concentration * half * half - float(self._log_norms)
+        return -2.0 * (half * half * concentration) - float(self._log_norms)
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
         if not ((x >= -math.pi) & (x <= math.pi)).all():
             return -math.inf
         loc, concentration = self._arrays
         half = np.sin(0.5 * (x - loc))
-        return float((-2.0 * concentration * half * half).sum()) - self._summed(self._log_norms)
+        return -2.0 * float((half * half * concentration).sum()) - self._summed(self._log_norms)
 
     def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         columns = [np.broadcast_to(array, self._shape).ravel().tolist() for array in self._as_arrays()]
@@ -301,7 +301,7 @@ def _angle_moments(loc: float, concentration: float) -> tuple[float, float]:
     ends = sorted({-reach, reach, *([jump] if -reach < jump < reach else [])})
     offsets = np.concatenate([first + (last - first) * nodes for first, last in pairwise(ends)])
     density = np.concatenate([(last - first) * weights for first, last in pairwise(ends)])
-    density *= np.exp(-2.0 * concentration * np.sin(0.5 * offsets) ** 2)
+    density *= np.exp(-2.0 * (concentration * np.sin(0.5 * offsets) ** 2))
     density /= density.sum()
     angles = loc + offsets
     angles = angles - 2.0 * math.pi * np.round(angles / (2.0 * math.pi))

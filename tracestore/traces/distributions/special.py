@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["exponential_decay_integral", "gauss_legendre", "lgamma", "log_bessel_i0_scaled", "mills_ratio"]
 
 STIRLING_FROM = 8.0
-STIRLING_SERIES = (1.0 / 1188, 1.0 / 1680, 1.0 / 1260, 1.0 / 360, 1.0 / 12)
+STIRLING_SERIES = (1.0 / 156, 691.0 / 360360, 1.0 / 1188, 1.0 / 1680, 1.0 / 1260, 1.0 / 360, 1.0 / 12)
 SQRT_HALF = math.sqrt(0.5)
 SQRT_HALF_PI = math.sqrt(0.5 * math.pi)
 MILLS_SERIES_FROM = 15.0

@@ -225,7 +225,7 @@ def _weights_of_logits(logits: ArrayLike) -> NDArray[np.float64]:
     if array.ndim != 1 or not array.size:
         message = f"`logits` of Categorical must be one row of at least one number; got shape {array.shape}."
         raise InvalidInputError(message)
-    highest = array.max()
+    highest = float(array.max())
     if not math.isfinite(highest):
         message = f"`logits` of Categorical must have a finite maximum and no NaN; got a maximum of {highest!r}."
         raise InvalidInputError(message)

@@ -1,0 +1,368 @@
+"""Reader of the ``arrow/1`` segment encoding: mapped files, whole-array numpy, no loop over traces (format 3)."""
+
+from collections.abc import Collection, Mapping, MutableMapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracestore.errors import FormatError, InvalidInputError, TraceTypeMismatchError
+from tracestore.formats.base import ObservationInfo, Rows, SegmentEntry, SegmentRuns, Verify
+from tracestore.formats.columns import SITE_COLUMNS, StoredNumbers
+from tracestore.formats.dictionary import Dictionary, LayoutSequence
+from tracestore.formats.ipc import BlockFile
+from tracestore.formats.observation_column import ObservationColumn
+from tracestore.formats.segment_files import SegmentFiles
+from tracestore.formats.site_columns import RowPlaces, SiteColumn, locate_rows, normalize_rows
+from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
+from tracestore.traces.layout import Layout
+
+__all__ = ["ArrowSegmentReader"]
+
+_SITE_DTYPE = np.dtype("<f8")
+_TABLES = ("bases", "sites", "layouts", "layout_sites")
+_ALL_ROWS = slice(None)
+_COLUMN_DTYPES = dict(TRACE_COLUMNS)
+_STORED_DTYPES: dict[str, np.dtype[np.generic]] = {
+    name: np.dtype("u1" if dtype == "bool" else dtype).newbyteorder("<") for name, dtype in TRACE_COLUMNS
+}
+
+
+class ArrowSegmentReader:
+    """Reads a segment; files are opened and checked when they are first needed.
+
+    Parameters
+    ----------
+    directory
+        The segment.
+    entry
+        What the manifest says of it.
+    verify
+        When checksums of blocks are compared.
+    layouts
+        Known layouts by id, shared between segments; read and added to.
+    """
+
+    def __init__(
+        self, directory: Path, entry: SegmentEntry, *, verify: Verify, layouts: MutableMapping[int, Layout]
+    ) -> None:
+        self.entry = entry
+        self._files = SegmentFiles(directory, entry, verify)
+        self._known_layouts = layouts
+
+    @property
+    def num_traces(self) -> int:
+        """Number of rows."""
+        return self.entry.num_traces
+
+    @property
+    def layouts(self) -> LayoutSequence:
+        """Distinct layouts, built when touched."""
+        return self._dictionary.layouts
+
+    @cached_property
+    def observations(self) -> Mapping[str, ObservationInfo]:
+        """Named observations."""
+        return {info.name: info for info in self.entry.observations}
+
+    @cached_property
+    def runs(self) -> SegmentRuns:
+        """Consecutive traces of one layout."""
+        return self._files.runs()
+
+    def read(self, rows: Rows, *, observations: Collection[str] | None = None) -> TraceBatch:
+        """Read rows, in the order asked for.
+
+        Parameters
+        ----------
+        rows
+            A slice with step 1, or indices in any order.
+        observations
+            Names to include; all by default.
+        """
+        rows = normalize_rows(rows, self.num_traces)
+        index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        names = (
+            self.observations if observations is None else [name for name in self.observations if name in observations]
+        )
+        if not len(index):
+            return self._empty(names)
+        places = locate_rows(self.runs, index)
+        used, layout_index = np.unique(places.layout, return_inverse=True)
+        values, log_probs, parameters = (column.read(places) for column in self._site_columns)
+        columns: dict[str, Any] = {name: self._column(name, rows) for name, _ in TRACE_COLUMNS}
+        return TraceBatch(
+            layouts=tuple(map(self._dictionary.layout, used.tolist())),
+            layout_index=layout_index.astype(np.int32),
+            values=values,
+            log_probs=log_probs,
+            parameters=parameters,
+            observations={name: self._observation(name, rows, places) for name in names},
+            failures=self._failures_of(index),
+            **columns,
+        )
+
+    def column(self, name: str) -> NDArray[np.generic]:
+        """Read one number per trace.
+
+        Parameters
+        ----------
+        name
+            A name of `TRACE_COLUMNS`.
+
+        Raises
+        ------
+        InvalidInputError
+            When there is no such column.
+        """
+        if name not in _COLUMN_DTYPES:
+            message = f"There is no column {name!r}; columns: {', '.join(_COLUMN_DTYPES)}."
+            raise InvalidInputError(message, name=name)
+        return self._column(name, slice(0, self.num_traces))
+
+    def values(self, name: str) -> tuple[NDArray[np.generic], NDArray[np.int64]] | None:
+        """Read the values of a name or address, and the rows that have it.
+
+        Parameters
+        ----------
+        name
+            Name or full address; the last site of a trace wins when it repeats.
+
+        Returns
+        -------
+        values : ndarray
+            Shape ``(M, *shape)``, in order of rows.
+        rows : ndarray of int64
+            Shape ``(M,)``.
+
+        Raises
+        ------
+        TraceTypeMismatchError
+            When values differ in shape between layouts.
+        """
+        if name in self.observations:
+            rows = self._rows_of(np.flatnonzero(self._dictionary.observes(name)))
+            return (self.observation(name, rows), rows) if len(rows) else None
+        found = self._dictionary.find(name)
+        if not found:
+            return None
+        shapes = {sites.shape for sites in found}
+        if len(shapes) > 1:
+            message = f"Values of {name!r} differ in shape between layouts: {sorted(shapes)}; ask for full addresses."
+            raise TraceTypeMismatchError(message, name=name)
+        parts, all_rows = [], []
+        for sites in found:
+            rows = self._rows_of(sites.layout)
+            all_rows.append(rows)
+            if sites.observation:
+                parts.append(self.observation(sites.observation, rows))
+                continue
+            places = locate_rows(self.runs, rows)
+            index = sites.value_index[np.searchsorted(sites.layout, places.layout)]
+            width = int(np.prod(sites.shape, dtype=np.int64))
+            parts.append(self._site_columns[0].read_slots(places, index, width).reshape(len(rows), *sites.shape))
+        if len(parts) == 1:
+            return parts[0], all_rows[0]
+        order = np.argsort(np.concatenate(all_rows), kind="stable")
+        return np.concatenate(parts)[order], np.concatenate(all_rows)[order]
+
+    def observation(self, name: str, rows: Rows) -> NDArray[np.generic]:
+        """Read an observation, shape ``(num_rows, *shape)``; a broadcast view when it is constant."""
+        rows = normalize_rows(rows, self.num_traces)
+        index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return self._observation(name, rows, locate_rows(self.runs, index) if len(index) else None)
+
+    def has_observation(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the layouts of the rows have the named observe, shape ``(num_rows,)``."""
+        return self._dictionary.observes(name)[locate_rows(self.runs, rows).layout]
+
+    def constant_observation(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic] | None:
+        """Return the row of the observation that all the given rows share; None when the segment keeps each."""
+        column = self._observation_columns[name]
+        if column.constant is None or not column.absent_zero:
+            return column.constant
+        return column.constant if self.has_observation(name, rows).all() else None
+
+    def fill_observation(self, name: str, rows: Rows, out: NDArray[np.generic], places: Rows = _ALL_ROWS) -> None:
+        """Copy an observation into ``out[places]``.
+
+        Parameters
+        ----------
+        name
+            The observation; rows of a segment without it are zero.
+        rows
+            Rows of this segment.
+        out
+            Shape ``(num_traces, *shape)``, of a type that holds the observation's.
+        places
+            Where each row goes.
+        """
+        rows = normalize_rows(rows, self.num_traces)
+        column = self._observation_columns.get(name)
+        if column is None:
+            out[places] = 0
+        elif column.constant is not None:
+            index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            out[places] = self._observation(name, index, locate_rows(self.runs, index) if len(index) else None)
+        elif isinstance(places, slice):
+            target = out[places]
+            if isinstance(rows, slice):
+                column.copy_range(rows.start, target)
+            else:
+                column.copy_rows(rows, target, None)
+        else:
+            index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            column.copy_rows(index, out, places)
+
+    def failures(self) -> Mapping[int, str]:
+        """Reasons of the traces that failed, by row."""
+        rows, reasons = self._failures
+        return dict(zip(rows.tolist(), reasons, strict=True))
+
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of each file but the seal."""
+        return {file: cast("int", record["size"]) for file, record in self._files.records.items()}
+
+    def addresses(self) -> tuple[NDArray[np.uint64], list[str], NDArray[np.int32]]:
+        """Ids, base addresses and instances of the distinct sites, in order of first appearance."""
+        return self._dictionary.ids, self._dictionary.bases, self._dictionary.instances
+
+    def problems(self, *, deep: bool = False) -> list[tuple[str, str]]:
+        """Check files and references, with `deep` every byte; pairs of file and problem."""
+        found = self._files.problems(deep=deep)
+        if found:
+            return found
+        try:
+            layouts = self.layouts
+            for index, layout in enumerate(layouts):
+                rebuilt = Layout(layout.sites)
+                if rebuilt.id != self._dictionary.layout_ids[index]:
+                    found.append(
+                        (self._files.path_name("layouts.arrow"), f"layout {index} has another content than id")
+                    )
+            if deep:
+                self.read(_ALL_ROWS, observations=())
+        except FormatError as error:
+            found.append((self._files.path_name("seal.json"), str(error)))
+        return found
+
+    @cached_property
+    def _dictionary(self) -> Dictionary:
+        tables = {name: self._files.table(name) for name in _TABLES}
+        return Dictionary({name: table for name, table in tables.items() if table is not None}, self._known_layouts)
+
+    @cached_property
+    def _site_columns(self) -> tuple[SiteColumn, SiteColumn, SiteColumn]:
+        constants = self._files.constants()
+        values, log_probs, parameters = (
+            SiteColumn(
+                self._files.column_file(f"{name}.arrow", [_SITE_DTYPE]),
+                self.runs.starts[index],
+                StoredNumbers.build(self._dictionary.layout_sizes[index], constants[index]),
+            )
+            for index, name in enumerate(SITE_COLUMNS)
+        )
+        return values, log_probs, parameters
+
+    @cached_property
+    def _constant_columns(self) -> dict[str, NDArray[np.generic]]:
+        digits = cast("Mapping[str, str]", self._files.seal["constants"])
+        return {name: np.frombuffer(bytes.fromhex(text), _STORED_DTYPES[name]) for name, text in digits.items()}
+
+    @cached_property
+    def _varying_columns(self) -> tuple[dict[str, int], BlockFile | None]:
+        names = [name for name in _STORED_DTYPES if name not in self._constant_columns]
+        file = self._files.column_file("traces.arrow", [_STORED_DTYPES[name] for name in names])
+        return {name: index for index, name in enumerate(names)}, file
+
+    def _column(self, name: str, rows: Rows) -> NDArray[np.generic]:
+        num_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        dtype = _STORED_DTYPES[name]
+        constant = self._constant_columns.get(name)
+        if constant is not None:
+            out: NDArray[np.generic] = np.repeat(constant, num_rows)
+        else:
+            index, file = self._varying_columns
+            if file is None:
+                message = f"{self._files.path_name('traces.arrow')} is not in the seal, and {name!r} is not constant."
+                raise FormatError(message)
+            if isinstance(rows, slice):
+                out = np.empty(num_rows, dtype)
+                file.copy_to(out, rows.start, index[name])
+            else:
+                out = file.map(index[name])[rows + file.shifts(file.block_of(rows), index[name])]
+        return out.view(np.bool_) if _COLUMN_DTYPES[name] == "bool" else out
+
+    @cached_property
+    def _observation_columns(self) -> dict[str, ObservationColumn]:
+        columns = {}
+        for record in cast("list[Mapping[str, str]]", self._files.seal["observations"]):
+            info = self.observations[record["name"]]
+            dtype = np.dtype(info.dtype)
+            stored = np.dtype(np.uint8) if dtype.kind == "b" else dtype
+            file = self._files.column_file(record["file"], [stored])
+            columns[info.name] = ObservationColumn(
+                info, file, int(record["rows_per_block"]), absent_zero=bool(record["absent_zero"])
+            )
+        return columns
+
+    def _observation(self, name: str, rows: Rows, places: RowPlaces | None) -> NDArray[np.generic]:
+        column = self._observation_columns[name]
+        num_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        shape = (num_rows, *column.info.shape)
+        if column.constant is not None:
+            if not column.absent_zero or places is None:
+                return np.broadcast_to(column.constant, shape)
+            present = self._dictionary.observes(name)[places.layout]
+            if present.all():
+                return np.broadcast_to(column.constant, shape)
+            filled = np.zeros(shape, column.info.dtype)
+            filled[present] = column.constant
+            return filled
+        out = np.empty(shape, column.info.dtype)
+        if isinstance(rows, slice):
+            column.copy_range(rows.start, out)
+        else:
+            column.copy_rows(rows, out, None)
+        return out
+
+    @cached_property
+    def _failures(self) -> tuple[NDArray[np.int64], list[str]]:
+        table = self._files.table("failures")
+        if table is None:
+            return np.empty(0, np.int64), []
+        return table["row"].to_numpy(), table["reason"].to_pylist()
+
+    def _failures_of(self, rows: NDArray[np.int64]) -> dict[int, str]:
+        """Find the reasons of failed rows, by position in the result."""
+        failed, reasons = self._failures
+        if not len(failed):
+            return {}
+        found = np.minimum(np.searchsorted(failed, rows), len(failed) - 1)
+        return {int(place): reasons[found[place]] for place in np.flatnonzero(failed[found] == rows)}
+
+    def _rows_of(self, layouts: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Rows of the runs of some layouts, ascending."""
+        runs = np.flatnonzero(np.isin(self.runs.layout, layouts))
+        sizes = self.runs.num_traces[runs]
+        ends = np.cumsum(sizes)
+        total = int(ends[-1]) if len(ends) else 0
+        rows: NDArray[np.int64] = np.arange(total) + np.repeat(self.runs.first[runs] - (ends - sizes), sizes)
+        return rows
+
+    def _empty(self, names: Collection[str]) -> TraceBatch:
+        empty = np.empty(0)
+        columns: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in TRACE_COLUMNS}
+        return TraceBatch(
+            layouts=(),
+            layout_index=np.empty(0, np.int32),
+            values=empty,
+            log_probs=empty,
+            parameters=empty,
+            observations={
+                name: np.empty((0, *self.observations[name].shape), self.observations[name].dtype) for name in names
+            },
+            **columns,
+        )

@@ -1,0 +1,136 @@
+"""Look after a store: find what is damaged, adopt what a killed writer sealed but did not publish."""
+
+from dataclasses import dataclass
+
+from tracestore.errors import FormatError
+from tracestore.formats.base import SegmentEntry, open_format
+from tracestore.store.fold import SEGMENTS, completed_units, pending_receipts, plan_fold
+from tracestore.store.identity import IDENTITY, read_identity
+from tracestore.store.manifest import Manifest, latest_version, read_manifest
+from tracestore.store.publish import create_file
+from tracestore.store.receipt import RECEIPTS, Receipt, list_receipts, read_receipt
+from tracestore.store.trace_store import TraceStore
+
+__all__ = ["Problem", "recover", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a store."""
+
+    path: str
+    """File, relative to the store."""
+    message: str
+
+
+def verify(store: TraceStore, *, deep: bool = False) -> list[Problem]:
+    """Check a store; everything that is wrong, not only the first thing.
+
+    Parameters
+    ----------
+    store
+        The store; its own snapshot is checked, and the documents of all snapshots.
+    deep
+        Compare the checksum of every byte; otherwise of documents and small tables only, and the sizes of files.
+
+    Returns
+    -------
+    list of Problem
+        Empty for a sound store.
+
+    Examples
+    --------
+    >>> verify(TraceStore.create("sound"), deep=True)
+    []
+    """
+    problems: list[Problem] = []
+    try:
+        read_identity(store.path)
+    except FormatError as error:
+        problems.append(Problem(IDENTITY, str(error)))
+    for version in range(1, latest_version(store.path) + 1):
+        try:
+            read_manifest(store.path, version)
+        except FormatError as error:
+            problems.append(Problem(f"manifests/v{version:020d}.json", str(error)))
+    for name in list_receipts(store.path):
+        try:
+            read_receipt(store.path, name)
+        except FormatError as error:
+            problems.append(Problem(f"{RECEIPTS}/{name}.json", str(error)))
+    try:
+        known = set(store.addresses.ids.tolist())
+    except FormatError as error:
+        problems.append(Problem("dict", str(error)))
+        known = None
+    for index, entry in enumerate(store.segments):
+        problems += _verify_segment(store, index, entry, known, deep=deep)
+    return problems
+
+
+def _verify_segment(
+    store: TraceStore, index: int, entry: SegmentEntry, known: set[int] | None, *, deep: bool
+) -> list[Problem]:
+    reader = store.segment(index)
+    found = [Problem(path, message) for path, message in reader.problems(deep=deep)]
+    if found or known is None:
+        return found
+    missing = set(reader.addresses()[0].tolist()) - known
+    if missing:
+        message = f"{len(missing)} of its addresses are not in the dictionary of the snapshot."
+        found.append(Problem(f"{SEGMENTS}/{entry.id}", message))
+    return found
+
+
+def recover(store: TraceStore) -> list[str]:
+    """Publish segments that a killed writer sealed without a receipt, and fold.
+
+    A segment is adopted when every byte of it is sound and its work is not complete by now. Segments with prescribed
+    ids are left to the plan that they belong to.
+
+    Parameters
+    ----------
+    store
+        The store; it is refreshed.
+
+    Returns
+    -------
+    list of str
+        Ids of the adopted segments.
+
+    Examples
+    --------
+    >>> recover(TraceStore.create("nothing-lost"))
+    []
+    """
+    store.refresh()
+    manifest = read_manifest(store.path, store.version)
+    receipts = pending_receipts(store.path, manifest)
+    published = _published(store, manifest)
+    adopted = []
+    for directory in sorted((store.path / SEGMENTS).iterdir()):
+        if directory.name in published or not directory.is_dir():
+            continue
+        backend = open_format(store.backend)
+        entry, origin = backend.read_seal(directory)
+        if not origin:
+            continue
+        receipt = Receipt.from_origin(origin, entry)
+        done = completed_units(manifest, plan_fold(manifest, receipts), receipt.job)
+        if not done.isdisjoint(receipt.work) or backend.open_segment(directory, entry).problems(deep=True):
+            continue
+        if create_file(store.path / RECEIPTS / f"{receipt.name}.json", receipt.encode()):
+            receipts.append(read_receipt(store.path, receipt.name))
+            adopted.append(entry.id)
+    store.fold()
+    return adopted
+
+
+def _published(store: TraceStore, manifest: Manifest) -> set[str]:
+    """Ids of all segments that a snapshot or a receipt names."""
+    ids = {entry.id for entry in manifest.segments}
+    for name in list_receipts(store.path):
+        segment = read_receipt(store.path, name)[0].segment
+        if segment is not None:
+            ids.add(segment.id)
+    return ids

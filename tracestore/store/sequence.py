@@ -1,0 +1,184 @@
+"""The reading half of a store: traces of a pinned snapshot by index, by column, by name."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tracestore.errors import InvalidInputError
+from tracestore.formats.base import SegmentEntry, SegmentReader
+from tracestore.store.addresses import AddressBook
+from tracestore.store.runs import RunDirectory, TraceTypeInfo
+from tracestore.store.snapshot import Snapshot
+from tracestore.traces.batch import TraceBatch
+from tracestore.traces.layout import Layout
+from tracestore.traces.trace import Trace
+
+__all__ = ["TraceSequence"]
+
+
+class TraceSequence:
+    """Traces of a snapshot; the base of `TraceStore`, which decides which snapshot.
+
+    Parameters
+    ----------
+    snapshot
+        What is read.
+
+    Examples
+    --------
+    >>> from tracestore.store import TraceStore
+    >>> list(TraceStore.create("no-traces").batches(10))
+    []
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def __len__(self) -> int:
+        return self._snapshot.num_traces
+
+    def __getitem__(self, index: int) -> Trace:
+        if not -len(self) <= index < len(self):
+            message = f"Trace {index} is outside a store of {len(self)} traces."
+            raise IndexError(message)
+        return self.take([index])[0]
+
+    def __iter__(self) -> Iterator[Trace]:
+        return (trace for batch in self.batches(256) for trace in batch)
+
+    def take(self, indices: ArrayLike, *, observations: Collection[str] | None = None) -> TraceBatch:
+        """Read traces in the order asked for.
+
+        Parameters
+        ----------
+        indices
+            Shape ``(M,)``; repeats are allowed, negative ones count from the end; or a mask, shape ``(len(store),)``.
+        observations
+            Names of the observations to read; all by default.
+
+        Returns
+        -------
+        TraceBatch
+            Fresh arrays; an observation that all these traces share is a broadcast view.
+
+        Raises
+        ------
+        InvalidInputError
+            When an index is out of range, or an observation unknown.
+        ChecksumError
+            When a byte changed since it was sealed; names file and block.
+        """
+        return self._snapshot.take(indices, observations=observations)
+
+    def batches(self, size: int, *, observations: Collection[str] | None = None) -> Iterator[TraceBatch]:
+        """Yield all traces in order, `size` at a time; the last batch may be shorter.
+
+        Parameters
+        ----------
+        size
+            Traces in a batch.
+        observations
+            Names of the observations to read; all by default.
+
+        Raises
+        ------
+        InvalidInputError
+            When the size is not positive.
+        """
+        if size < 1:
+            message = f"`size` must be at least 1; got {size}."
+            raise InvalidInputError(message, argument="size")
+        snapshot = self._snapshot
+        return (
+            snapshot.take(np.arange(start, min(start + size, snapshot.num_traces)), observations=observations)
+            for start in range(0, snapshot.num_traces, size)
+        )
+
+    def column(self, name: str) -> NDArray[np.generic]:
+        """Read one number per trace, shape ``(len(store),)``.
+
+        Parameters
+        ----------
+        name
+            A name of `TRACE_COLUMNS`: ``log_prior``, ``log_weight``, ``stream``, ``chain``, ...
+
+        Raises
+        ------
+        InvalidInputError
+            When there is no such column.
+        """
+        return self._snapshot.column(name)
+
+    def values(self, name: str) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """Read all values of one name or address, touching nothing else.
+
+        Parameters
+        ----------
+        name
+            Name or full address of a sample, tag or observe; the last site of a trace wins when it repeats.
+
+        Returns
+        -------
+        values : ndarray
+            Shape ``(M, *shape)``, in order of traces.
+        indices : ndarray of int64
+            The traces that have it, shape ``(M,)``.
+
+        Raises
+        ------
+        UnknownAddressError
+            When no trace has it.
+        TraceTypeMismatchError
+            When its values differ in shape between layouts.
+        """
+        return self._snapshot.values(name)
+
+    def observation(self, name: str, index: int) -> NDArray[np.generic]:
+        """Read a named observation of one trace.
+
+        Raises
+        ------
+        InvalidInputError
+            When there is no such observation.
+        """
+        return cast("NDArray[np.generic]", self.take([index], observations=[name]).observations[name][0])
+
+    @property
+    def observation_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each named observation of a trace."""
+        return {name: info.shape for name, info in self._snapshot.observations.items()}
+
+    def failures(self) -> dict[int, str]:
+        """Reasons of the traces that failed, by index."""
+        return self._snapshot.failures()
+
+    @property
+    def addresses(self) -> AddressBook:
+        """All addresses, in order of their dense numbers, which never change."""
+        return self._snapshot.addresses
+
+    @property
+    def layouts(self) -> Mapping[int, Layout]:
+        """All layouts by id, built when touched."""
+        return self._snapshot.layouts
+
+    @property
+    def runs(self) -> RunDirectory:
+        """Where traces of one layout lie side by side."""
+        return self._snapshot.runs
+
+    @property
+    def trace_types(self) -> list[TraceTypeInfo]:
+        """Trace types, the most frequent first."""
+        return self.runs.trace_types()
+
+    @property
+    def segments(self) -> Sequence[SegmentEntry]:
+        """Segments, in order of traces."""
+        return self._snapshot.manifest.segments
+
+    def segment(self, index: int) -> SegmentReader:
+        """Reader of a segment by position."""
+        return self._snapshot.segment(index)

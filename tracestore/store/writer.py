@@ -1,0 +1,309 @@
+"""Write traces into a store: buffer, seal a segment, publish a receipt; writers never coordinate."""
+
+import itertools
+import os
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from tracestore.errors import InvalidInputError, StoreError
+from tracestore.formats.base import SegmentEntry, open_format
+from tracestore.formats.document import JSON, encode_document, flush_file
+from tracestore.store.fold import SEGMENTS
+from tracestore.store.job import Job
+from tracestore.store.publish import create_file, raise_if_full, rename_directory
+from tracestore.store.receipt import RECEIPTS, Receipt, WorkCommit, to_ranges
+from tracestore.traces.batch import TraceBatch
+
+__all__ = ["STAGING", "StoreWriter", "place_segment"]
+
+STAGING = "staging"
+
+_LUMP_BYTES = 2**24
+
+
+class StoreWriter:
+    """Appends traces to a store; made by `TraceStore.writer`.
+
+    Traces are buffered until a segment is full or old enough, ordered, sealed on disk and published by a receipt.
+    Any number of writers, in any number of processes, may write to one store. Leaving the ``with`` block seals what is
+    buffered and folds all receipts, so that readers that open the store see the traces; leaving it by an exception
+    discards what is not sealed.
+
+    Parameters
+    ----------
+    root
+        The store.
+    backend
+        Name of the segment format.
+    job
+        Job that the work belongs to.
+    completed
+        Units of work that are done already.
+    segment_bytes
+        Seal a segment when this many bytes are buffered; bounds the memory.
+    segment_seconds
+        Seal a segment when its first trace has waited this long, at the next append.
+    order
+        ``sorted``: rows of a segment by number of sites, trace type, layout, stream; ``written``: as appended.
+    on_close
+        Called once after the last receipt is published.
+
+    Raises
+    ------
+    InvalidInputError
+        When a limit is not positive or the order unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tracestore.simulators import toys, PriorController, run_trace
+    >>> from tracestore.store import TraceStore
+    >>> rng = np.random.default_rng(1)
+    >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
+    >>> store = TraceStore.create("written")
+    >>> with store.writer() as writer:
+    ...     writer.append(batch, work=[0])
+    ...     writer.append(batch, work=[1])
+    >>> len(store), sorted(store.completed_work())
+    (6, [0, 1])
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        backend: str,
+        job: Job | None,
+        completed: Iterable[int],
+        *,
+        segment_bytes: int = 2**30,
+        segment_seconds: float = 600.0,
+        order: Literal["sorted", "written"] = "sorted",
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        if segment_bytes < 1 or segment_seconds <= 0 or order not in ("sorted", "written"):
+            message = (
+                "A writer needs positive `segment_bytes` and `segment_seconds`, and an `order` of 'sorted' or "
+                f"'written'; got {segment_bytes}, {segment_seconds}, {order!r}."
+            )
+            raise InvalidInputError(message)
+        self.name = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+        self._root = root
+        self._format = open_format(backend)
+        self._job = job
+        self._completed = set(completed)
+        self._segment_bytes = segment_bytes
+        self._segment_seconds = segment_seconds
+        self._keep_order = order == "written"
+        self._on_close = on_close
+        self._process = os.getpid()
+        self._sequence = 0
+        self._is_closed = False
+        self._forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._forget()
+            self._is_closed = True
+            self._remove_staging()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of traces that are not sealed yet."""
+        return self._num_bytes
+
+    def append(self, batch: TraceBatch, *, work: Iterable[int] = (), state: JSON = None) -> None:
+        """Add traces.
+
+        Parameters
+        ----------
+        batch
+            The traces; may be empty. The arrays must not change afterwards.
+        work
+            Units of work that this completes. All traces of a unit must come with the append that names it: they are
+            published together, or not at all.
+        state
+            Anything, as JSON without NaN and infinities, that the job wants to find again when it resumes; published
+            with the traces.
+
+        Raises
+        ------
+        InvalidInputError
+            When a unit is complete already, the state is not JSON, or an observation does not fit earlier ones.
+        InsufficientSpaceError
+            When a segment was sealed and the disk is full.
+        """
+        self._require_usable()
+        ranges = to_ranges(work)
+        units = {unit for first, last in ranges for unit in range(first, last + 1)}
+        repeated = sorted(units & self._completed)
+        if repeated:
+            message = f"Units of work {repeated} are complete already; give new traces new numbers."
+            raise InvalidInputError(message, work=repeated)
+        if state is not None:
+            encode_document({"state": state})
+        self._require_same_shapes(batch)
+        if len(batch):
+            self._small.append(batch)
+            self._small_bytes += batch.nbytes
+            self._num_bytes += batch.nbytes
+        if ranges or state is not None:
+            self._commits.append(WorkCommit(ranges, state))
+        self._completed |= units
+        if self._small_bytes > _LUMP_BYTES:
+            self._merge_small()
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        if self._num_bytes >= self._segment_bytes or now - self._since >= self._segment_seconds:
+            self.seal()
+
+    def seal(self) -> SegmentEntry | None:
+        """Write what is buffered as a segment and publish its receipt.
+
+        Returns
+        -------
+        SegmentEntry or None
+            None when no traces were buffered.
+
+        Raises
+        ------
+        InsufficientSpaceError
+            When the disk is full; the buffer is kept.
+        """
+        self._require_usable()
+        self._merge_small()
+        if not self._lumps and not self._commits:
+            return None
+        receipt = Receipt(self.name, self._sequence, self._job, None, tuple(self._commits))
+        if self._lumps:
+            identity = uuid.uuid4().hex
+            directory = self._root / STAGING / self.name / f"{self._sequence:08d}"
+            try:
+                directory.mkdir(parents=True)
+                entry = self._format.write_segment(
+                    directory,
+                    self._lumps,
+                    segment_id=identity,
+                    keep_order=self._keep_order,
+                    origin=receipt.origin(),
+                )
+            except OSError as error:
+                shutil.rmtree(directory, ignore_errors=True)
+                raise_if_full(error, self._root)
+                raise
+            rename_directory(directory, self._root / SEGMENTS / identity)
+            receipt = replace(receipt, segment=entry)
+        path = self._root / RECEIPTS / f"{receipt.name}.json"
+        # a recovery may have published this very receipt in the meantime
+        if not create_file(path, receipt.encode()) and path.read_bytes() != receipt.encode():
+            message = f"The receipt {receipt.name} exists with other content; two writers have the same name."
+            raise StoreError(message, receipt=receipt.name)
+        self._sequence += 1
+        self._forget()
+        return receipt.segment
+
+    def close(self) -> None:
+        """Seal what is buffered, and fold the receipts of all writers. Closing twice does nothing."""
+        if self._is_closed:
+            return
+        self.seal()
+        self._is_closed = True
+        self._remove_staging()
+        if self._on_close is not None:
+            self._on_close()
+
+    def _forget(self) -> None:
+        self._lumps: list[TraceBatch] = []
+        self._small: list[TraceBatch] = []
+        self._small_bytes = 0
+        self._num_bytes = 0
+        self._commits: list[WorkCommit] = []
+        self._since: float | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def _merge_small(self) -> None:
+        """Join small batches, so that a segment is gathered from few arrays."""
+        # batches of one type per observation only: joining casts to the first one's type
+        for _, group in itertools.groupby(self._small, key=_observation_types):
+            self._lumps.append(TraceBatch.concatenate(list(group)))
+        self._small, self._small_bytes = [], 0
+
+    def _require_same_shapes(self, batch: TraceBatch) -> None:
+        for name, column in batch.observations.items():
+            expected = self._shapes.setdefault(name, column.shape[1:])
+            if column.shape[1:] != expected:
+                message = (
+                    f"Observation {name!r} has shape {column.shape[1:]} here and {expected} in an earlier append; "
+                    "give observations of different shapes different names."
+                )
+                raise InvalidInputError(message, name=name)
+
+    def _require_usable(self) -> None:
+        if self._is_closed:
+            message = "This writer is closed; make another with `store.writer()`."
+            raise StoreError(message)
+        if os.getpid() != self._process:
+            message = "A writer belongs to the process that made it; make one in each process with `store.writer()`."
+            raise StoreError(message)
+
+    def _remove_staging(self) -> None:
+        shutil.rmtree(self._root / STAGING / self.name, ignore_errors=True)
+
+
+def _observation_types(batch: TraceBatch) -> tuple[tuple[str, str], ...]:
+    return tuple((name, column.dtype.str) for name, column in sorted(batch.observations.items()))
+
+
+def place_segment(root: Path, backend: str, segment_id: str, batches: Iterable[TraceBatch]) -> SegmentEntry:
+    """Write a segment under a prescribed id, rows as given; publishes nothing.
+
+    Parameters
+    ----------
+    root
+        The store.
+    backend
+        Name of the segment format.
+    segment_id
+        1 to 64 characters of ``0-9 a-z - _``.
+    batches
+        Its traces, in order.
+
+    Raises
+    ------
+    StoreError
+        When a segment of this id is there with other content.
+    InsufficientSpaceError
+        When the disk is full.
+    """
+    target = root / SEGMENTS / segment_id
+    backend_format = open_format(backend)
+    staging = root / STAGING / f"{segment_id}-{secrets.token_hex(4)}"
+    try:
+        staging.mkdir(parents=True)
+        entry = backend_format.write_segment(staging, list(batches), segment_id=segment_id, keep_order=True)
+        if not rename_directory(staging, target):
+            found, _ = backend_format.read_seal(target)
+            if found != entry:
+                message = f"Segment {segment_id} is there with other content; use another store or another plan."
+                raise StoreError(message, segment=segment_id)
+    except OSError as error:
+        raise_if_full(error, root)
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    flush_file(root / SEGMENTS)
+    return entry

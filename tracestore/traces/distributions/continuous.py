@@ -83,9 +83,12 @@ class Normal(Elementwise):
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
         loc, scale = self._arrays
-        z = (x - loc) / scale
-        # not a dot product: its rounding depends on how many threads it uses
-        return -0.5 * float((z * z).sum()) - self._summed(np.log(scale)) - z.size * HALF_LOG_TWO_PI
+        z = x - loc
+        # in place, because allocating a large array takes as long as computing it; and not a dot product, whose
+        # rounding depends on the number of threads
+        z /= scale
+        z *= z
+        return -0.5 * float(z.sum()) - self._summed(np.log(scale)) - z.size * HALF_LOG_TWO_PI
 
     def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         loc, scale = self._as_arrays()

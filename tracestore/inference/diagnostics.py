@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from tracestore.errors import DiagnosticError, InvalidInputError
 
-__all__ = ["FloatArray", "autocorrelation", "ess", "is_constant", "mcse", "rhat"]
+__all__ = ["MIN_DRAWS", "FloatArray", "autocorrelation", "ess", "is_constant", "mcse", "rhat"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_MIN_DRAWS = 4
+MIN_DRAWS = 4
+"""Draws a chain below which nothing can be said."""
 _TAIL_PROBABILITIES = (0.05, 0.95)
 # spread below this share of the largest magnitude is rounding, not variation
 _CONSTANT_TOLERANCE = 8 * float(np.finfo(np.float64).eps)
@@ -216,9 +217,9 @@ def _require_method(method: str, known: tuple[str, ...]) -> None:
 
 def _as_chains(draws: npt.ArrayLike) -> FloatArray:
     chains = np.atleast_2d(np.asarray(draws, dtype=np.float64))
-    if chains.ndim != 2 or chains.shape[1] < _MIN_DRAWS:
+    if chains.ndim != 2 or chains.shape[1] < MIN_DRAWS:
         message = (
-            f"chain diagnostics need draws of shape (chains, draws) with at least {_MIN_DRAWS} draws a chain;"
+            f"chain diagnostics need draws of shape (chains, draws) with at least {MIN_DRAWS} draws a chain;"
             f" found shape {chains.shape}."
         )
         raise DiagnosticError(message, shape=chains.shape)

@@ -1,0 +1,223 @@
+"""What is checked before an engine runs: observations against the simulator, a network against the simulator."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import xxhash
+from numpy.typing import ArrayLike, NDArray
+
+from tracestore.errors import InvalidInputError, SimulatorError
+from tracestore.execution.streams import TraceStreams
+from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, run_trace
+from tracestore.store.job import Job
+from tracestore.traces.layout import SiteKind
+from tracestore.traces.trace import Trace, TraceStatus
+
+__all__ = ["Conditioning", "condition", "require_same_simulator"]
+
+MAX_PROBES = 16
+"""Prior runs in which an observation name must show up; fewer suffice when all do earlier."""
+_MIN_PROBES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """Checked observations and what the check learned about the simulator."""
+
+    observations: Mapping[str, NDArray[np.generic]]
+    """By name, of the shape and floating type that the simulator uses; read-only."""
+    digest: str
+    """Hex digest of names, shapes and values."""
+    probes: tuple[Trace, ...]
+    """Conditioned prior runs."""
+
+
+class _Trained(Protocol):
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def base_addresses(self) -> Collection[str]: ...
+
+
+def condition(
+    program: Simulator, observations: Mapping[str, ArrayLike], *, seed: int, max_sites: int = MAX_SITES
+) -> Conditioning:
+    """Check observations against a few runs of the simulator.
+
+    Parameters
+    ----------
+    program
+        The simulator.
+    observations
+        Observed values by name. A name may belong to an observe or to a named draw, which is then fixed.
+    seed
+        Seed of the job; the check has random streams of its own.
+    max_sites
+        Length cap of a trace.
+
+    Returns
+    -------
+    Conditioning
+        The observations as the engines use them.
+
+    Raises
+    ------
+    InvalidInputError
+        When a name is unknown or missing, a shape is wrong, or a value is not a finite number.
+    SimulatorError
+        When the simulator fails in every probe.
+
+    Examples
+    --------
+    >>> from tracestore.simulators.toys import gum
+    >>> sorted(condition(gum, {"obs0": 8.0, "obs1": 9.0}, seed=1).observations)
+    ['obs0', 'obs1']
+    """
+    arrays = {name: _numeric(name, value) for name, value in _items(observations)}
+    streams = TraceStreams(seed, "probe")
+    traces: list[Trace] = []
+    seen: dict[str, NDArray[np.generic]] = {}
+    for stream in range(MAX_PROBES):
+        traces.append(run_trace(program, PriorController(), streams.generator(stream), max_sites=max_sites))
+        seen |= _conditionable(traces[-1])
+        if stream + 1 >= _MIN_PROBES and all(name in seen for name in arrays):
+            break
+    _require_one_run(program, traces)
+    _require_known(program, arrays, seen)
+    given = {name: _as_simulated(name, array, seen[name]) for name, array in arrays.items()}
+    probes = tuple(_conditioned_run(program, given, streams, stream, max_sites) for stream in range(_MIN_PROBES))
+    return Conditioning(given, _digest(arrays), probes)
+
+
+def require_same_simulator(network: _Trained, program: Simulator, probes: Iterable[Trace]) -> None:
+    """Refuse a network that was trained on another simulator.
+
+    A network fits when it was trained on this very simulator, or when it knows every address that the probes reach.
+
+    Parameters
+    ----------
+    network
+        The proposal network.
+    program
+        The simulator to run.
+    probes
+        Some traces of it.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming both simulators and the base addresses that differ.
+    """
+    trained = (network.job.fields.get("simulator"), network.job.fields.get("fingerprint"))
+    if trained == (program.name, program.fingerprint):
+        return
+    met = {site.base for trace in probes for site in trace.sites if site.is_controlled}
+    known = set(network.base_addresses)
+    unknown = sorted(met - known)
+    if not unknown:
+        return
+    message = (
+        f"The network was trained on {trained[0]!r} (source {trained[1]}) and does not fit {program.name!r}"
+        f" (source {program.fingerprint}): it lacks the base addresses {_listed(unknown)};"
+        f" it alone has {_listed(sorted(known - met))}. Train a network on traces of this simulator."
+    )
+    raise InvalidInputError(message, found=trained[0], wanted=program.name, unknown=tuple(unknown))
+
+
+def _items(observations: object) -> Iterable[tuple[str, ArrayLike]]:
+    if not isinstance(observations, Mapping):
+        message = f"`observations` must map names to values; got {type(observations).__name__}."
+        raise InvalidInputError(message, argument="observations")
+    return observations.items()
+
+
+def _numeric(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(value, dtype=object)
+    if array.dtype.kind not in "biuf":
+        message = f"Observation {name!r} must be a number or an array of numbers; found {value!r:.60}."
+        raise InvalidInputError(message, name=name)
+    array = np.array(array, dtype=np.float64)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        message = (
+            f"Observation {name!r} must be finite; {int(bad.sum())} of its {array.size} numbers are NaN or infinite,"
+            f" the first at index {np.argwhere(bad)[0].tolist()}."
+        )
+        raise InvalidInputError(message, name=name)
+    return array
+
+
+def _conditionable(trace: Trace) -> dict[str, NDArray[np.generic]]:
+    """Values of everything in a trace that an observation can fix."""
+    draws = {
+        site.name: np.asarray(trace.value(index))
+        for index, site in enumerate(trace.sites)
+        if site.kind is SiteKind.SAMPLE and site.name
+    }
+    return {**draws, **trace.observations}
+
+
+def _require_one_run(program: Simulator, traces: list[Trace]) -> None:
+    if all(trace.status is not TraceStatus.OK for trace in traces):
+        message = (
+            f"The simulator {program.name!r} failed in all of {len(traces)} probe runs; the first failure: "
+            f"{traces[0].failure}."
+        )
+        raise SimulatorError(message, simulator=program.name)
+
+
+def _require_known(
+    program: Simulator, arrays: Mapping[str, NDArray[np.float64]], seen: Mapping[str, NDArray[np.generic]]
+) -> None:
+    unknown = [name for name in arrays if name not in seen]
+    if unknown:
+        message = (
+            f"Unknown observation {_listed(unknown)}: in {MAX_PROBES} runs the simulator {program.name!r} had no"
+            f" observe or draw of that name; it has {_listed(sorted(seen))}."
+        )
+        raise InvalidInputError(message, unknown=tuple(unknown), known=tuple(sorted(seen)))
+
+
+def _as_simulated(name: str, array: NDArray[np.float64], like: NDArray[np.generic]) -> NDArray[np.generic]:
+    if array.shape != like.shape:
+        message = f"Observation {name!r} has shape {array.shape}; the simulator produces shape {like.shape}."
+        raise InvalidInputError(message, name=name, found=array.shape, expected=like.shape)
+    given = array.astype(like.dtype if like.dtype.kind == "f" else np.float64)
+    given.setflags(write=False)
+    return given
+
+
+def _conditioned_run(
+    program: Simulator,
+    observations: Mapping[str, NDArray[np.generic]],
+    streams: TraceStreams,
+    stream: int,
+    max_sites: int,
+) -> Trace:
+    try:
+        return run_trace(
+            program, PriorController(), streams.generator(stream), observations=observations, max_sites=max_sites
+        )
+    except InvalidInputError as error:
+        error.add_note("found in a probe run, before the engine started; every observe needs a value")
+        raise
+
+
+def _digest(arrays: Mapping[str, NDArray[np.float64]]) -> str:
+    content = xxhash.xxh3_128()
+    for name in sorted(arrays):
+        content.update(f"{name}\x1f{arrays[name].shape}\x1e".encode())
+        content.update(np.ascontiguousarray(arrays[name], dtype="<f8").tobytes())
+    return content.hexdigest()
+
+
+def _listed(names: Iterable[str], limit: int = 8) -> str:
+    shown = list(names)
+    rest = f" and {len(shown) - limit} more" if len(shown) > limit else ""
+    return (", ".join(map(repr, shown[:limit])) or "nothing") + rest

@@ -1,0 +1,229 @@
+"""Proposal kernels at a single site: where a Markov move goes from a value, given the prior there.
+
+`propose` mixes a local kernel K with the prior p, as ``q(x'|x) = a K(x'|x) + (1 - a) p(x')``, and returns the
+correction that the acceptance ratio needs. All sums of densities are taken in the log domain, so that values of many
+dimensions do not underflow.
+"""
+
+import math
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracestore.simulators.runtime import Value
+from tracestore.traces.distributions import Distribution, LogNormal, Normal, TruncatedNormal
+
+__all__ = ["Proposed", "SiteKernel", "propose", "site_kernel"]
+
+_BOUNDED_SHARE = 0.1
+"""Scale of the kernel on a bounded interval, as a share of its length."""
+_POSITIVE_SCALE = 0.5
+"""Scale of the kernel on the positive numbers, in the logarithm of the value."""
+_HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
+_LOG_TWO = math.log(2.0)
+_SQRT_TWO = math.sqrt(2.0)
+
+
+class SiteKernel(Protocol):
+    """A distribution around the current value; a `Distribution` is one."""
+
+    def sample(self, rng: np.random.Generator) -> Value:
+        """Draw a value near the current one."""
+
+    def log_prob(self, value: Value) -> float:
+        """Return the log density of moving to a value."""
+
+
+class Proposed(NamedTuple):
+    """A proposed value at one site."""
+
+    value: Value
+    log_prob: float
+    """Under the prior; -inf when the kernel left the prior's support."""
+    correction: float
+    """What the site adds to the log acceptance ratio: ``log q(x|x') - log q(x'|x) + log p(x') - log p(x)``."""
+
+
+def propose(
+    prior: Distribution,
+    value: Value,
+    log_prob: float,
+    rng: np.random.Generator,
+    *,
+    kernel_share: float,
+    scale: float,
+) -> Proposed:
+    """Propose a new value for a site that has one.
+
+    Parameters
+    ----------
+    prior
+        The prior at the site, the same before and after the move.
+    value
+        The current value.
+    log_prob
+        Its log probability under the prior.
+    rng
+        Random numbers.
+    kernel_share
+        Probability of the local kernel; otherwise the prior proposes.
+    scale
+        Factor on the width of the local kernel.
+
+    Examples
+    --------
+    >>> moved = propose(Normal(0.0, 1.0), 0.3, -0.96, np.random.default_rng(1), kernel_share=0.0, scale=1.0)
+    >>> moved.correction
+    0.0
+    """
+    forward = site_kernel(prior, value, scale) if kernel_share > 0.0 else None
+    if forward is None:
+        # the prior proposes alone: its density cancels against the target's
+        drawn = prior.sample(rng)
+        return Proposed(drawn, prior.log_prob(drawn), 0.0)
+    drawn = forward.sample(rng) if rng.random() < kernel_share else prior.sample(rng)
+    drawn_log_prob = prior.log_prob(drawn)
+    if drawn_log_prob == -math.inf:
+        return Proposed(drawn, drawn_log_prob, -math.inf)
+    backward = site_kernel(prior, drawn, scale)
+    if backward is None:
+        return Proposed(drawn, -math.inf, -math.inf)
+    log_forward = _log_mixture(kernel_share, forward.log_prob(drawn), drawn_log_prob)
+    log_backward = _log_mixture(kernel_share, backward.log_prob(value), log_prob)
+    return Proposed(drawn, drawn_log_prob, log_backward - log_forward + drawn_log_prob - log_prob)
+
+
+def site_kernel(prior: Distribution, value: Value, scale: float) -> SiteKernel | None:
+    """Return the local kernel around a value, or None where only the prior proposes.
+
+    Parameters
+    ----------
+    prior
+        The prior at the site.
+    value
+        The current value.
+    scale
+        Factor on the width.
+
+    Returns
+    -------
+    SiteKernel or None
+        On the real line a Normal of the prior's standard deviation, on a bounded interval a truncated Normal of a
+        tenth of its length, on the positive numbers a log-Normal, for counts a step of one.
+        Values of several elements move in all of them, with the width divided by the square root of their number.
+    """
+    low, high = prior.support
+    if prior.is_discrete:
+        return _CountStep(value) if _is_count(prior) else None  # type: ignore[arg-type]  # counts are whole numbers
+    if isinstance(value, np.ndarray):
+        return _vector_kernel(prior, value, scale / math.sqrt(value.size))
+    if high < math.inf:
+        return _BoundedStep(value, _BOUNDED_SHARE * (high - low) * scale, low, high) if low > -math.inf else None
+    if low == -math.inf:
+        stddev = prior.stddev
+        return _RealStep(value, float(stddev) * scale) if stddev < math.inf else None
+    return _PositiveStep(value, _POSITIVE_SCALE * scale) if low == 0.0 < value else None
+
+
+def _vector_kernel(prior: Distribution, value: NDArray[np.float64], scale: float) -> SiteKernel | None:
+    low, high = prior.support
+    if math.isfinite(low) and math.isfinite(high):
+        width = np.full(prior.shape, _BOUNDED_SHARE * (high - low) * scale)
+        return TruncatedNormal(value, width, low, high)
+    if low == 0.0 and high == math.inf and (value > 0.0).all():
+        return LogNormal(np.log(value), np.full(prior.shape, _POSITIVE_SCALE * scale))
+    if low == -math.inf and high == math.inf and np.isfinite(prior.stddev).all():
+        return Normal(value, prior.stddev * scale)
+    return None
+
+
+class _RealStep:
+    """Normal on the real line."""
+
+    __slots__ = ("center", "scale")
+
+    def __init__(self, center: float, scale: float) -> None:
+        self.center = center
+        self.scale = scale
+
+    def sample(self, rng: np.random.Generator) -> float:
+        return self.center + self.scale * float(rng.standard_normal())
+
+    def log_prob(self, value: Value) -> float:
+        deviation = (value - self.center) / self.scale
+        return -0.5 * deviation * deviation - math.log(self.scale) - _HALF_LOG_TAU  # type: ignore[return-value]
+
+
+class _BoundedStep:
+    """Normal truncated to an interval that contains its center, so at least about half of its mass."""
+
+    __slots__ = ("center", "high", "log_mass", "low", "scale")
+
+    def __init__(self, center: float, scale: float, low: float, high: float) -> None:
+        self.center = center
+        self.scale = scale
+        self.low = low
+        self.high = high
+        root = scale * _SQRT_TWO
+        mass = 0.5 * (math.erf((high - center) / root) - math.erf((low - center) / root))
+        self.log_mass = math.log(mass * scale) + _HALF_LOG_TAU
+
+    def sample(self, rng: np.random.Generator) -> float:
+        while True:
+            value = self.center + self.scale * float(rng.standard_normal())
+            if self.low <= value <= self.high:
+                return value
+
+    def log_prob(self, value: Value) -> float:
+        deviation = (value - self.center) / self.scale
+        return -0.5 * deviation * deviation - self.log_mass  # type: ignore[return-value]
+
+
+class _PositiveStep:
+    """Normal in the logarithm."""
+
+    __slots__ = ("log_center", "scale")
+
+    def __init__(self, center: float, scale: float) -> None:
+        self.log_center = math.log(center)
+        self.scale = scale
+
+    def sample(self, rng: np.random.Generator) -> float:
+        return math.exp(self.log_center + self.scale * float(rng.standard_normal()))
+
+    def log_prob(self, value: Value) -> float:
+        log_value = math.log(value)
+        deviation = (log_value - self.log_center) / self.scale
+        return -0.5 * deviation * deviation - math.log(self.scale) - _HALF_LOG_TAU - log_value
+
+
+class _CountStep:
+    """One up or one down; a step out of the support has no prior probability and is rejected."""
+
+    __slots__ = ("center",)
+
+    def __init__(self, center: int) -> None:
+        self.center = center
+
+    def sample(self, rng: np.random.Generator) -> int:
+        return self.center + (1 if rng.random() < 0.5 else -1)
+
+    def log_prob(self, value: Value) -> float:
+        return -_LOG_TWO if abs(value - self.center) == 1 else -math.inf
+
+
+def _is_count(prior: Distribution) -> bool:
+    """Whether neighbouring values are alike: not so for categories, and needless for two values."""
+    return not prior.shape and prior.family in ("Poisson", "Binomial")
+
+
+def _log_mixture(kernel_share: float, log_kernel: float, log_prior: float) -> float:
+    """Log of ``a K + (1 - a) p``, with p positive."""
+    log_a = log_kernel + math.log(kernel_share)
+    if kernel_share >= 1.0:
+        return log_a
+    log_b = log_prior + math.log1p(-kernel_share)
+    if log_a < log_b:
+        log_a, log_b = log_b, log_a
+    return log_a + math.log1p(math.exp(log_b - log_a))

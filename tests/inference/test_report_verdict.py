@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from tracestore.inference.report_data import Engine, Marginal, Variable, make_marginal, make_variable
-from tracestore.inference.report_verdict import Verdict, compare, describe_agreement, describe_truth, judge
+from tracestore.inference.report_verdict import (
+    Judgement,
+    Verdict,
+    compare,
+    describe_agreement,
+    describe_trust,
+    describe_truth,
+    judge,
+)
 
 
 def engine(label="RMH", *, marginals=None, weighted=False, **fields) -> Engine:
@@ -142,3 +150,18 @@ def test_truth_is_located():
     assert "1 of 2 continuous variables" in words
     assert "true channel (mu) has probability 0.10" in words
     assert describe_truth([PX], engine(marginals={"px": around(0, 0.1)})) == ""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ({"IC": Verdict.GOOD, "RMH": Verdict.DOUBTFUL}, ""),
+        ({"IC": Verdict.GOOD, "RMH": Verdict.BAD}, "Do not trust RMH, by its own diagnostics"),
+        ({"A": Verdict.BAD, "B": Verdict.BAD, "C": Verdict.GOOD}, "Do not trust A and B, by their own diagnostics"),
+        ({"A": Verdict.BAD, "B": Verdict.BAD}, "No engine can be trusted"),
+    ],
+)
+def test_engines_that_fail_their_own_diagnostics_are_named(verdicts, words):
+    found = describe_trust({label: Judgement(verdict, ()) for label, verdict in verdicts.items()})
+    assert found.startswith(words)
+    assert bool(found) == bool(words)

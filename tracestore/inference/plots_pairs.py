@@ -232,9 +232,11 @@ def _mass_levels(density: Floats) -> list[float]:
 
 
 def _points(axes: Axes, engine: Engine, x: Floats, y: Floats, weights: Floats) -> None:
-    largest = np.argsort(weights, kind="stable")[::-1][:NUM_POINTS]
-    sizes = 3 + 30 * weights[largest] / weights[largest].max()
-    axes.scatter(x[largest], y[largest], s=sizes, color=engine.color, alpha=0.35, linewidths=0)
+    # spread evenly over the draws, so that every chain shows up; draws of large weight come several times
+    marks = (np.arange(NUM_POINTS) + 0.5) / NUM_POINTS
+    reached = np.cumsum(weights)
+    chosen, times = np.unique(np.searchsorted(reached, marks * reached[-1]), return_counts=True)
+    axes.scatter(x[chosen], y[chosen], s=4.0 * times, color=engine.color, alpha=0.45, linewidths=0)
 
 
 def _intervals(

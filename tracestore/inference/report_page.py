@@ -18,7 +18,7 @@ from tracestore.inference.report_numbers import (
     format_with_error,
 )
 from tracestore.inference.report_style import STYLE_SHEET
-from tracestore.inference.report_verdict import Agreement, Judgement, Verdict
+from tracestore.inference.report_verdict import Agreement, Judgement, Verdict, describe_trust
 from tracestore.inference.weights import weighted_quantile
 
 __all__ = ["Page", "render_page"]
@@ -119,8 +119,12 @@ def _badge(verdict: Verdict | None) -> str:
 
 def _summary(page: Page) -> str:
     verdict, words = page.agreement
-    truth = "".join(f"<p>{escape(text)}</p>" for text in page.truth_words)
-    banner = f'<div class="verdict {CSS_CLASS[verdict]}"><p><strong>{escape(words)}</strong></p>{truth}</div>'
+    trust = describe_trust(page.judgements)
+    if trust and verdict is Verdict.GOOD:
+        verdict = Verdict.DOUBTFUL
+    texts = [*([trust] if trust else []), *page.truth_words]
+    more = "".join(f"<p>{escape(text)}</p>" for text in texts)
+    banner = f'<div class="verdict {CSS_CLASS[verdict]}"><p><strong>{escape(words)}</strong></p>{more}</div>'
     cards = []
     for engine in page.engines:
         judgement = page.judgements[engine.label]

@@ -3,7 +3,7 @@
 Thresholds: Pareto k-hat and R-hat after Vehtari et al. (JMLR 2024; Bayesian Analysis 2021).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations
@@ -13,7 +13,16 @@ import numpy as np
 from tracestore.inference.report_data import Engine, Marginal, Variable
 from tracestore.inference.report_numbers import format_rhat
 
-__all__ = ["Agreement", "Judgement", "Verdict", "compare", "describe_agreement", "describe_truth", "judge"]
+__all__ = [
+    "Agreement",
+    "Judgement",
+    "Verdict",
+    "compare",
+    "describe_agreement",
+    "describe_trust",
+    "describe_truth",
+    "judge",
+]
 
 KHAT_BAD = 0.7
 RHAT_GOOD = 1.01
@@ -261,6 +270,23 @@ def _largest(judged: Sequence[Agreement]) -> str:
         parts.append(f"{joint} largest difference of probabilities is {abs(top.difference):.2f} "
                      f"({top.variable.label} {top.category}, between {pair})")  # fmt: skip
     return "; ".join(parts) + "." if parts else ""
+
+
+def describe_trust(judgements: Mapping[str, Judgement]) -> str:
+    """Name the engines that their own diagnostics disqualify; empty when there is none.
+
+    Parameters
+    ----------
+    judgements
+        By engine label.
+    """
+    bad = [label for label, judgement in judgements.items() if judgement.verdict is Verdict.BAD]
+    if not bad:
+        return ""
+    if len(bad) == len(judgements):
+        return "No engine can be trusted by its own diagnostics; neither their agreement nor a disagreement says much."
+    theirs, them = ("its", "it") if len(bad) == 1 else ("their", "them")
+    return f"Do not trust {_names(bad)}, by {theirs} own diagnostics; comparisons with {them} say little."
 
 
 def describe_truth(variables: Sequence[Variable], engine: Engine) -> str:

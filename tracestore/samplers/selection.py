@@ -17,7 +17,7 @@ _SPLIT_PURPOSE = 0x53504C4954
 _STATUS_OK = 0
 
 
-def validation_mask(stream: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
+def validation_mask(stream: NDArray[np.integer], fraction: float) -> NDArray[np.bool_]:
     """Decide which traces are for validation.
 
     The decision hashes each trace's random stream: it survives sorting, appending and copying, needs no seed that two
@@ -53,7 +53,7 @@ def validation_mask(stream: NDArray[np.int64], fraction: float) -> NDArray[np.bo
 
 
 def select_traces(
-    status: NDArray[np.uint8], stream: NDArray[np.int64], subset: Subset, fraction: float
+    status: NDArray[np.integer], stream: NDArray[np.integer], subset: Subset, fraction: float
 ) -> NDArray[np.bool_]:
     """Mark the traces of a subset; traces that failed belong to none.
 

@@ -4,7 +4,6 @@ Every item that the loader asks for is a whole batch: one read per column instea
 open the store for themselves and send tensors through shared memory; layouts stay at home, where they are known.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,39 +112,51 @@ class TensorBatch:
 class TraceDataset(Dataset[TensorBatch]):
     """A store as a map-style dataset whose items are whole batches.
 
-    Works with any sampler that yields arrays of trace indices and ``batch_size=None``. Each process that uses it
-    opens the store's pinned version for itself, after a fork as well as after a spawn.
+    Works with any sampler that yields arrays of trace indices and ``batch_size=None``, in forked and in spawned
+    workers.
 
     Parameters
     ----------
     store
-        An open store.
+        An open store; workers read the same snapshot.
+
+    Examples
+    --------
+    >>> import tracestore as ts, tempfile
+    >>> store = ts.simulate(ts.simulators.toys.gum, tempfile.mkdtemp() + "/traces", num_traces=100, seed=1)
+    >>> loader = DataLoader(TraceDataset(store), sampler=[[5, 3], [70]], batch_size=None)
+    >>> [batch.trace_index.tolist() for batch in loader]
+    [[5, 3], [70]]
     """
 
     def __init__(self, store: TraceStore) -> None:
-        self._path = Path(store.path)
-        self._version = store.version
-        self._num_traces = len(store)
-        self._opened: tuple[int, TraceStore] | None = (os.getpid(), store)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_opened": None}
+        self.store = store
 
     def __len__(self) -> int:
         """Traces in the store."""
-        return self._num_traces
+        return len(self.store)
 
     def __getitem__(self, indices: ArrayLike) -> TensorBatch:
         """Read some traces, in the order asked for."""
         chosen: NDArray[np.int64] = np.atleast_1d(np.asarray(indices, np.int64))
         return TensorBatch.from_batch(self.store.take(chosen), chosen)
 
-    @property
-    def store(self) -> TraceStore:
-        """The store, opened in this process."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), TraceStore.open(self._path, version=self._version))
-        return self._opened[1]
+
+@dataclass(frozen=True, eq=False)
+class _Parcel:
+    """A batch on its way from a worker: pickled layouts would outweigh small batches, so that only their ids travel."""
+
+    batch: TensorBatch
+    layout_ids: tuple[int, ...]
+
+    def pin_memory(self) -> "_Parcel":
+        return replace(self, batch=self.batch.pin_memory())
+
+
+class _ParcelDataset(TraceDataset):
+    def __getitem__(self, indices: ArrayLike) -> _Parcel:  # type: ignore[override]  # unpacked by the loader
+        batch = super().__getitem__(indices)
+        return _Parcel(replace(batch, layouts=()), tuple(layout.id for layout in batch.layouts))
 
 
 class TraceLoader(DataLoader[TensorBatch]):
@@ -169,7 +180,7 @@ class TraceLoader(DataLoader[TensorBatch]):
         self, dataset: TraceDataset, sampler: BucketedBatchSampler, *, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         super().__init__(
-            dataset,
+            _ParcelDataset(dataset.store) if num_workers else dataset,
             sampler=sampler,
             batch_size=None,
             num_workers=num_workers,
@@ -177,6 +188,7 @@ class TraceLoader(DataLoader[TensorBatch]):
             persistent_workers=num_workers > 0,
         )
         self.plan = sampler.plan
+        self._layouts = dataset.store.layouts
         self._walk = sampler
         # the sampler runs ahead of what has been handed out; this one does not
         self._position = BucketedBatchSampler(
@@ -201,9 +213,9 @@ class TraceLoader(DataLoader[TensorBatch]):
         epoch, step = self.epoch, self.step
         self._walk.seek(epoch, step)
         steps = range(step, self.plan.num_steps)
-        for batch, done in zip(super().__iter__(), steps, strict=True):
+        for item, done in zip(super().__iter__(), steps, strict=True):
             self._position.seek_after(epoch, done)
-            yield batch
+            yield self._unpack(item)
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make the next iteration begin with a step of an epoch.
@@ -240,6 +252,11 @@ class TraceLoader(DataLoader[TensorBatch]):
             When the state belongs to another snapshot, seed or policy, or is incomplete.
         """
         self._position.load_state_dict(state)
+
+    def _unpack(self, item: "TensorBatch | _Parcel") -> TensorBatch:
+        if isinstance(item, TensorBatch):
+            return item
+        return replace(item.batch, layouts=tuple(self._layouts[identity] for identity in item.layout_ids))
 
 
 def trace_loader(
@@ -306,7 +323,8 @@ def trace_loader(
         message = f"`global_batch` is {global_batch}, but the policy has {policy.global_batch}; give one of them."
         raise InvalidInputError(message, argument="global_batch", found=global_batch, expected=policy.global_batch)
     opened = store if isinstance(store, TraceStore) else TraceStore.open(store)
-    selected = select_traces(opened.column("status"), opened.column("stream"), subset, validation_fraction)
+    status, stream = (np.asarray(opened.column(name), np.int64) for name in ("status", "stream"))
+    selected = select_traces(status, stream, subset, validation_fraction)
     plan = BatchPlan(opened.runs, policy, seed, selected=None if selected.all() else selected)
     part = subset if subset == "all" else f"{subset} {validation_fraction!r}"
     sampler = BucketedBatchSampler(

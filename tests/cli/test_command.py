@@ -164,10 +164,12 @@ def test_simulator_of_the_current_folder_and_its_failures(run, tmp_path):
 def test_info_for_people_and_programs(run, traces):
     status, output, _ = run("info", traces)
     assert status == 0
-    assert "traces: 200\n" in output
+    assert re.search(r"traces +200, of them 0 failed", output)
+    assert "obs0 (number), obs1 (number)" in output
+    assert "    seed = 1\n" in output
     status, output, _ = run("info", traces, "--json")
     facts = json.loads(output)
-    assert (facts["traces"], facts["failed"], facts["trace types"]) == (200, 0, 1)
+    assert (facts["num_traces"], facts["num_failed"], facts["num_trace_types"]) == (200, 0, 1)
     assert facts["observations"] == {"obs0": [], "obs1": []}
     assert facts["job"]["seed"] == 1
 
@@ -285,6 +287,6 @@ def test_train_then_infer_with_the_network(run, traces, observation):
     status, output, errors = run("infer", "gum", "post-ic", "--engine", "ic", *words)
     assert status == 0, errors
     assert "mu" in output
-    status, _, errors = run("infer", "geometric", "post-x", "--engine", "ic", *words)
+    status, _, errors = run("infer", "gum-marsaglia", "post-x", "--engine", "ic", *words)
     assert status == 1
-    assert "error:" in errors
+    assert "gum_marsaglia" in errors

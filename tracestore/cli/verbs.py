@@ -64,17 +64,11 @@ def run_info(args: argparse.Namespace) -> int:
     """Say what a store holds."""
     from tracestore.store.trace_store import TraceStore
 
-    facts = _describe(TraceStore.open(args.store))
+    store = TraceStore.open(args.store)
     if args.json:
-        print(json.dumps(facts, indent=2, default=str))
-        return OK
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            print(f"{name}:")
-            for key, item in value.items():
-                print(f"  {key}: {_text(item)}")
-        else:
-            print(f"{name}: {_text(value)}")
+        print(json.dumps(_facts(store), indent=2))
+    else:
+        print(_description(store))
     return OK
 
 
@@ -157,31 +151,48 @@ def run_verify(args: argparse.Namespace) -> int:
         print(json.dumps({"store": args.store, "problems": [dataclasses.asdict(p) for p in problems]}, indent=2))
     else:
         for problem in problems:
-            print(problem)
+            print(f"{problem.path}: {problem.message}")
         print(f"{len(problems)} problems in {args.store}" if problems else f"{args.store} is intact")
     return PROBLEM if problems else OK
 
 
-def _describe(store: "TraceStore") -> dict[str, object]:
-    segments = list(store.segments)
-    facts: dict[str, object] = {
+def _facts(store: "TraceStore") -> dict[str, object]:
+    return {
         "path": str(store.path),
         "version": store.version,
-        "traces": len(store),
-        "failed": len(store.failures()),
-        "trace types": len(store.trace_types),
-        "addresses": len(store.addresses),
-        "segments": len(segments),
-        "bytes": sum(segment.nbytes for segment in segments),
+        "snapshot": store.snapshot_id,
+        **dataclasses.asdict(store.stats()),
         "observations": {name: list(shape) for name, shape in store.observation_shapes.items()},
+        "job": None if store.job is None else {"verb": store.job.verb, **store.job.fields},
     }
+
+
+def _description(store: "TraceStore") -> str:
+    stats = store.stats()
+    shapes = {name: "x".join(map(str, shape)) or "number" for name, shape in store.observation_shapes.items()}
+    lines = [
+        f"{store.path}, version {store.version}",
+        f"  traces        {stats.num_traces:,}, of them {stats.num_failed:,} failed",
+        f"  trace types   {stats.num_trace_types:,} ({stats.num_layouts:,} layouts)",
+        f"  addresses     {stats.num_addresses:,}",
+        f"  sites         {stats.num_sites:,}, at most {stats.max_sites:,} in one trace",
+        f"  observations  {', '.join(f'{name} ({shape})' for name, shape in shapes.items()) or 'none'}",
+        f"  on disk       {_size(stats.nbytes)} in {stats.num_segments:,} segments",
+        f"                observations {_size(stats.observation_bytes)}, sites {_size(stats.site_bytes)}",
+        f"  simulating    {stats.seconds:.1f} s",
+    ]
     if store.job is not None:
-        facts["job"] = {"verb": store.job.verb, **store.job.fields}
-    return facts
+        lines.append(f"  job           {store.job.verb}")
+        lines += [f"    {name} = {json.dumps(value)}" for name, value in store.job.fields.items()]
+    return "\n".join(lines)
 
 
-def _text(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def _size(num_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB"
 
 
 def _report_failures(store: "TraceStore") -> None:

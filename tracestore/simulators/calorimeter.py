@@ -88,7 +88,8 @@ class CalorimeterConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if len(self.shape) != 3 or any(not isinstance(n, int) or n < 1 for n in self.shape):
+        shape: tuple[object, ...] = self.shape
+        if len(shape) != 3 or not all(isinstance(number, int) and number >= 1 for number in shape):
             problems.append(f"`shape` must be three positive whole numbers (depth, y, x); got {self.shape!r}")
         for name in ("cell_slope", "cell_depth", "critical_energy", "muon_loss", "noise_sd"):
             value = getattr(self, name)
@@ -124,8 +125,8 @@ class Calorimeter:
     def __init__(self, config: CalorimeterConfig | None = None) -> None:
         self.config = CalorimeterConfig() if config is None else config
         depth, num_y, num_x = self.config.shape
-        self._centers_x = np.arange(num_x) - 0.5 * (num_x - 1)
-        self._centers_y = np.arange(num_y) - 0.5 * (num_y - 1)
+        self._centers_x = np.arange(num_x, dtype=np.float64) - 0.5 * (num_x - 1)
+        self._centers_y = np.arange(num_y, dtype=np.float64) - 0.5 * (num_y - 1)
         self._step = self.config.cell_depth / POINTS_PER_CELL
         self._depths = (np.arange(depth * POINTS_PER_CELL) + 0.5) * self._step
         self._log_depths = np.log(self._depths)
@@ -151,19 +152,19 @@ class Calorimeter:
         depth, num_y, num_x = self.shape
         if not deposits:
             return np.zeros(self.shape, dtype=np.float32)
-        slopes = np.array([(deposit.slope_x, deposit.slope_y) for deposit in deposits])
-        along_x = self._across(slopes[:, 0], self._centers_x)
-        along_y = self._across(slopes[:, 1], self._centers_y)
+        along_x = self._across([deposit.slope_x for deposit in deposits], self._centers_x)
+        along_y = self._across([deposit.slope_y for deposit in deposits], self._centers_y)
         along_depth = np.stack([self._along(deposit) for deposit in deposits])
         across = (along_y[:, :, None] * along_x[:, None, :]).reshape(len(deposits), num_y * num_x)
         image = along_depth.T.astype(np.float32) @ across.astype(np.float32)
         return image.reshape(depth, num_y, num_x)
 
-    def _across(self, slopes: npt.NDArray[np.float64], centers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _across(self, slopes: list[float], centers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the fraction of each particle (rows) in each cell (columns) of one transverse direction."""
         width = self.config.shower_width
-        distance = (centers[None, :] - slopes[:, None] / self.config.cell_slope) / width
-        fraction = np.exp(-0.5 * distance * distance) / (width * math.sqrt(2.0 * math.pi))
+        cells = np.array(slopes)[:, None] / self.config.cell_slope
+        distance = (centers - cells) / width
+        fraction: npt.NDArray[np.float64] = np.exp(-0.5 * distance * distance) / (width * math.sqrt(2.0 * math.pi))
         fraction[np.abs(distance) > TRANSVERSE_REACH] = 0.0  # denormal numbers would make the product 15 times slower
         return fraction
 
@@ -184,4 +185,5 @@ class Calorimeter:
         form = max(1.0 + rate * peak, MINIMUM_SHAPE)
         scale = form * math.log(rate) - math.lgamma(form) + math.log(self._step)
         density = np.exp((form - 1.0) * self._log_depths - rate * self._depths + scale)
-        return energy * density.reshape(depth, POINTS_PER_CELL).sum(axis=1)
+        deposited: npt.NDArray[np.float64] = energy * density.reshape(depth, POINTS_PER_CELL).sum(axis=1)
+        return deposited

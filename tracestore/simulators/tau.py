@@ -14,7 +14,6 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -136,8 +135,14 @@ class SinglePrecisionUniform(Uniform):
         """Draw an odd multiple of 2**-24."""
         return (2 * int(rng.random() * 8_388_608.0) + 1) * STEP
 
-    def __reduce__(self) -> tuple[type["SinglePrecisionUniform"], tuple[object, ...]]:
-        return type(self), ()
+    @property
+    def num_parameters(self) -> int:
+        """Length of `parameters`: the bounds are stored as those of any uniform distribution."""
+        return 2
+
+    def arguments(self) -> dict[str, object]:
+        """Return the constructor's arguments: it has none."""
+        return {}
 
 
 class _Products(ctypes.Structure):
@@ -155,7 +160,13 @@ class _Products(ctypes.Structure):
 class Tauola:
     """The TAUOLA library, with its random numbers taken from outside; `library` returns the one of this process.
 
-    Starting takes a tenth of a second and always ends in the same state, whatever ran before.
+    Starting takes a tenth of a second and always ends in the same state. It happens once in a process: when other code
+    has started TAUOLA before, its state is unknown and decays would depend on the history.
+
+    Raises
+    ------
+    SimulatorError
+        When TAUOLA was already started in this process.
     """
 
     def __init__(self) -> None:
@@ -164,14 +175,20 @@ class Tauola:
         self._library = ctypes.PyDLL(str(next(folder.glob("libalouette.*"))))
         self._library.alouette_message.restype = ctypes.c_char_p
         self._pointer = ctypes.c_void_p.in_dll(self._library, "alouette_random")
-        self._in_flight = Lock()
+        self._native_address = self._pointer.value
         self._draw: Callable[[], float] = float
+        self._is_in_flight = False
         self._error: BaseException | None = None
         self._callback = ctypes.PYFUNCTYPE(ctypes.c_float)(self._numbers().__next__)
         self._callback_address = ctypes.cast(self._callback, ctypes.c_void_p).value
         self._products = _Products()
         seed = ctypes.c_ulong(INITIALIZATION_SEED)
-        self._check(self._library.alouette_initialise(ctypes.byref(seed), None))
+        if self._library.alouette_initialise(ctypes.byref(seed), None) != 0:
+            message = (
+                f"TAUOLA did not start: {self._message()}. When other code in this process has used alouette, run the "
+                "decays in another process."
+            )
+            raise SimulatorError(message)
 
     def decay(self, momentum: tuple[float, float, float], draw: Callable[[], float]) -> list[Product]:
         """Decay a negative tau.
@@ -194,29 +211,33 @@ class Tauola:
         SimulatorError
             When a decay is already in flight in this process, or TAUOLA reports an error.
         """
-        if not self._in_flight.acquire(blocking=False):
+        if self._is_in_flight:
             message = (
                 "A tau decay is already in flight in this process, and TAUOLA keeps its state in global variables; "
                 "run other decays in other processes."
             )
             raise SimulatorError(message)
-        native = self._pointer.value
+        # no call between the test and `try`, nor in `finally`: an interrupt or another thread cannot come in between
+        self._is_in_flight = True
         try:
-            self._draw, self._error = draw, None
+            self._draw = draw
             self._pointer.value = self._callback_address
-            vector = ctypes.c_double * 3
-            status = self._library.alouette_decay(
-                0, TAU_MINUS, vector(*momentum), vector(*POLARIZATION), ctypes.byref(self._products)
-            )
-            if self._error is not None:
-                raise self._error
-            self._check(status)
-            found = self._products
-            return [Product(found.pid[i], *found.momentum[i]) for i in range(found.size)]
+            return self._decay(momentum)
         finally:
-            self._pointer.value = native
+            self._pointer.value = self._native_address
             self._draw, self._error = float, None
-            self._in_flight.release()
+            self._is_in_flight = False
+
+    def _decay(self, momentum: tuple[float, float, float]) -> list[Product]:
+        vector = ctypes.c_double * 3
+        status = self._library.alouette_decay(
+            0, TAU_MINUS, vector(*momentum), vector(*POLARIZATION), ctypes.byref(self._products)
+        )
+        if self._error is not None:
+            raise self._error
+        self._check(status)
+        found = self._products
+        return [Product(found.pid[i], *found.momentum[i]) for i in range(found.size)]
 
     def _numbers(self) -> Iterator[float]:
         """Yield what TAUOLA receives: the draws, or after an exception safe numbers until the call returns.
@@ -239,9 +260,12 @@ class Tauola:
 
     def _check(self, status: int) -> None:
         if status != 0:
-            text = self._library.alouette_message().decode(errors="replace").strip()
-            message = f"TAUOLA reported an error: {text or 'no message'} (status {status})."
+            message = f"TAUOLA reported an error: {self._message()} (status {status})."
             raise SimulatorError(message)
+
+    def _message(self) -> str:
+        text: bytes = self._library.alouette_message()
+        return text.decode(errors="replace").strip() or "no message"
 
 
 _library: Tauola | None = None

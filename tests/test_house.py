@@ -13,7 +13,7 @@ SCRIPTS = sorted(path for folder in ("examples", "benchmarks") for path in (ROOT
 BANNED_NAMES = {"common", "core", "helpers", "lib", "manager", "misc", "util", "utils"}
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
-MOST_TYPE_IGNORES = 15
+MOST_TYPE_IGNORES = 20
 
 
 def name_of(path: Path) -> str:
@@ -71,7 +71,9 @@ def test_module_has_no_print_and_no_loose_ends(path):
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     if path.parent.name != "cli":
         assert "print" not in calls
-    assert not {"np.random.seed", "random.seed", "torch.manual_seed", "logging.basicConfig"} & calls
+    assert not {"np.random.seed", "random.seed", "logging.basicConfig"} & calls
+    # torch layers draw their first weights from the global stream; it may be borrowed, and must be given back
+    assert "torch.manual_seed" not in calls or "torch.random.fork_rng" in calls
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
 
 

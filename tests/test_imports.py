@@ -26,6 +26,8 @@ LEAVES = {
     "tracestore.samplers.torch_loader": ("torch", "train"),
     "tracestore.sorting.dask_executor": ("distributed", "sort"),
     "tracestore.inference.plots": ("matplotlib", "report"),
+    "tracestore.inference.plots_pairs": ("matplotlib", "report"),
+    "tracestore.inference.report": ("matplotlib", "report"),
     "tracestore.simulators.tau": ("alouette", "sims"),
 }
 
@@ -39,8 +41,7 @@ MODULES = sorted(map(module_name, (ROOT / "tracestore").rglob("*.py")))
 
 
 def is_leaf(module: str) -> bool:
-    # inference.plots stands for all its siblings plots_*
-    return module.startswith(tuple(LEAVES))
+    return any(module == leaf or module.startswith(f"{leaf}.") for leaf in LEAVES)
 
 
 LIGHT = [module for module in MODULES if not is_leaf(module)]

@@ -47,8 +47,8 @@ def test_terminal_redraws_one_line_and_ends_with_a_summary(monkeypatch):
         drawn = text.getvalue()
         progress(PhaseFinished("simulate", seconds=2.0))
     assert "\n" not in drawn
-    assert "[######......" in drawn
-    assert "[############......" in drawn
+    assert "[####............]" in drawn
+    assert "[########........]" in drawn
     assert "2/4 steps (50%)" in drawn
     assert "loss 1.5" in drawn
     assert text.getvalue().splitlines()[-1] == "simulate: 4 steps in 2.0 s, 1 failed"

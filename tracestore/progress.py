@@ -11,7 +11,7 @@ from tracestore.events import Event, PhaseAdvanced, PhaseFinished, PhaseStarted
 
 __all__ = ["Progress"]
 
-BAR_CELLS = 24
+BAR_CELLS = 16
 SECONDS_BETWEEN_LINES = 1.0
 SECONDS_BETWEEN_REDRAWS = 0.1
 

@@ -206,7 +206,9 @@ def _report_failures(store: "TraceStore") -> None:
 
 def _print_posterior(posterior: "Posterior") -> None:
     print(posterior)
-    if posterior.is_weighted:
+    if posterior.engine == "prior":
+        pass  # equal weights, no observation: nothing to judge
+    elif posterior.is_weighted:
         evidence = f"{posterior.log_evidence:.4f} +- {posterior.log_evidence_se:.4f}"
         print(f"log evidence {evidence}, ESS {posterior.ess:.0f}, k-hat {posterior.khat:.2f}")
     else:

@@ -250,7 +250,8 @@ class Tauola:
         while True:
             try:
                 while self._error is None:
-                    yield min(max(self._draw(), STEP), LARGEST)
+                    number = self._draw()
+                    yield number if STEP <= number <= LARGEST else min(max(number, STEP), LARGEST)
                 while self._error is not None:
                     yield (2 * spare.getrandbits(23) + 1) * STEP
             except GeneratorExit:

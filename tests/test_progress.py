@@ -56,10 +56,15 @@ def test_terminal_redraws_one_line_and_ends_with_a_summary(monkeypatch):
 
 def test_open_bar_is_closed_when_work_is_interrupted():
     clock, text = Clock(), Terminal()
-    with pytest.raises(KeyboardInterrupt), Progress(text, clock=clock) as progress:
-        progress(PhaseStarted("sort", total=4))
-        progress(PhaseAdvanced("sort", done=1, total=4))
-        raise KeyboardInterrupt
+
+    def work():
+        with Progress(text, clock=clock) as progress:
+            progress(PhaseStarted("sort", total=4))
+            progress(PhaseAdvanced("sort", done=1, total=4))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert text.getvalue().endswith("\n")
 
 

@@ -12,7 +12,8 @@ from tracestore.errors import InferenceError, SimulatorProtocolError
 from tracestore.inference.moves import BlockMove, Entry, Fresh, Move, Replay, SingleSite
 from tracestore.inference.rmh_config import RMHConfig
 from tracestore.inference.walk import WalkScales
-from tracestore.simulators.base import Simulator, run_trace
+from tracestore.simulators.base import Simulator, execute, run_trace
+from tracestore.simulators.runtime import Recorder
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import Trace, TraceStatus
 
@@ -48,6 +49,36 @@ class Target:
     def run(self, move: Move, rng: np.random.Generator) -> Trace:
         """Rerun the simulator under a move."""
         return run_trace(self.program, move, rng, observations=self.observations, max_sites=self.max_sites)
+
+
+class _Rerun(Recorder):
+    """Records the rerun of a move and decides about it: the trace of a rejected move is never built."""
+
+    def __init__(
+        self, target: Target, move: Move, rng: np.random.Generator, standing: Trace, log_choices: float | None
+    ) -> None:
+        super().__init__(move, rng, target.observations, target.max_sites)
+        self.move = move
+        self.standing = standing
+        self.log_choices = log_choices
+        self.probability = 0.0
+        self.has_failed = False
+
+    def finish(self, result: object, status: TraceStatus, failure: str, stream: int, seconds: float) -> Trace:
+        """Return the new trace when the move is accepted, else the one that stands."""
+        if self.move.is_rejected:
+            return self.standing
+        if status is not TraceStatus.OK or math.isnan(self.log_prior + self.log_likelihood):
+            self.has_failed = True
+            return self.standing
+        log_ratio = self.move.log_ratio + self.log_likelihood - self.standing.log_likelihood
+        if self.log_choices is not None:
+            # a site was chosen among as many as there were, and would be among as many as there are
+            log_ratio += self.log_choices - math.log(len(self.move.entries))
+        self.probability = math.exp(min(log_ratio, 0.0))
+        if self.probability < 1.0 and self.rng.random() >= self.probability:
+            return self.standing
+        return super().finish(result, status, failure, stream, seconds)
 
 
 @dataclass(slots=True)
@@ -189,20 +220,14 @@ class Chain:
         count = self.counts[name]
         count[0] += 1
         move = self._make(name, rng)
-        trace = self.target.run(move, rng)
-        if move.is_rejected:
-            return name, 0.0
-        if trace.status is not TraceStatus.OK:
-            count[2] += 1
-            return name, 0.0
-        log_ratio = move.log_ratio + trace.log_likelihood - self.trace.log_likelihood
-        if name == "single":
-            log_ratio += math.log(len(self.order) / len(move.entries))
-        probability = 1.0 if log_ratio >= 0.0 else math.exp(log_ratio)
-        if probability == 1.0 or rng.random() < probability:
+        log_choices = math.log(len(self.order)) if name == "single" else None
+        rerun = _Rerun(self.target, move, rng, self.trace, log_choices)
+        trace = execute(self.target.program, rerun)
+        count[2] += rerun.has_failed
+        if trace is not self.trace:
             count[1] += 1
             self._move_to(trace, move)
-        return name, probability
+        return name, rerun.probability
 
     def _choose(self, rng: np.random.Generator) -> str:
         moves = self.target.moves

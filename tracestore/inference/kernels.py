@@ -86,11 +86,16 @@ def propose(
     drawn_log_prob = prior.log_prob(drawn)
     if drawn_log_prob == -math.inf:
         return Proposed(drawn, drawn_log_prob, -math.inf)
-    backward = site_kernel(prior, drawn, scale)
-    if backward is None:
-        return Proposed(drawn, -math.inf, -math.inf)
-    log_forward = _log_mixture(kernel_share, forward.log_prob(drawn), drawn_log_prob)
-    log_backward = _log_mixture(kernel_share, backward.log_prob(value), log_prob)
+    log_kernel = forward.log_prob(drawn)
+    if type(forward) is _RealStep:
+        log_kernel_back = log_kernel  # symmetric
+    else:
+        backward = site_kernel(prior, drawn, scale)
+        if backward is None:
+            return Proposed(drawn, -math.inf, -math.inf)
+        log_kernel_back = backward.log_prob(value)
+    log_forward = _log_mixture(kernel_share, log_kernel, drawn_log_prob)
+    log_backward = _log_mixture(kernel_share, log_kernel_back, log_prob)
     return Proposed(drawn, drawn_log_prob, log_backward - log_forward + drawn_log_prob - log_prob)
 
 
@@ -121,8 +126,8 @@ def site_kernel(prior: Distribution, value: Value, scale: float) -> SiteKernel |
     if high < math.inf:
         return _BoundedStep(value, _BOUNDED_SHARE * (high - low) * scale, low, high) if low > -math.inf else None
     if low == -math.inf:
-        stddev = prior.stddev
-        return _RealStep(value, float(stddev) * scale) if stddev < math.inf else None
+        stddev = float(prior.scale if isinstance(prior, Normal) else prior.stddev)
+        return _RealStep(value, stddev * scale) if stddev < math.inf else None
     return _PositiveStep(value, _POSITIVE_SCALE * scale) if low == 0.0 < value else None
 
 

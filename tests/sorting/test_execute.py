@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import shutil
 import signal
@@ -207,6 +208,35 @@ def test_killed_worker_costs_its_own_output(source, tmp_path):
     again = Counting()
     sort_store(source, tmp_path / "sorted", segment_bytes=size, executor=again)
     assert again.asked == [1, 2]
+
+
+@pytest.mark.processes
+def test_driver_killed_in_the_middle_of_an_output_goes_on(source, tmp_path):
+    class Deadly(CopySegment):
+        def _read(self, task):
+            for number, batch in enumerate(super()._read(task)):
+                if (task.index, number) == (1, 0):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+    class Executor(SerialExecutor):
+        def run(self, function, tasks):
+            return super().run(Deadly(function.source, function.destination, function.prefix), tasks)
+
+    size = small_segments(source)
+    options = {"segment_bytes": size, "executor": Executor()}
+    driver = multiprocessing.get_context("fork").Process(
+        target=sort_store, args=(source, tmp_path / "sorted"), kwargs=options
+    )
+    driver.start()
+    driver.join()
+    assert driver.exitcode == -signal.SIGKILL
+    again = Counting()
+    sort_store(source, tmp_path / "sorted", segment_bytes=size, executor=again)
+    assert again.asked == [1, 2]
+    sort_store(source, tmp_path / "straight", segment_bytes=size)
+    straight, resumed = (files_of(tmp_path / name) for name in ("straight", "sorted"))
+    assert {name: data for name, data in resumed.items() if not name.startswith("staging")} == straight
 
 
 def test_progress_counts_traces(source, tmp_path):

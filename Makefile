@@ -48,7 +48,7 @@ imports: $(STAMP) ## the import contracts
 	$(BIN)/lint-imports
 
 test: $(STAMP) ## every test but the slow ones, the reduced demo included
-	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -p randomly --randomly-seed=1 $(PYTEST_ARGS)
+	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -p randomly --randomly-seed=1 --require-extras $(PYTEST_ARGS)
 
 check: ## all that a change must pass: lint, types, imports, tests
 	@$(MAKE) --no-print-directory lint

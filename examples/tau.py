@@ -11,6 +11,7 @@ Every phase may be interrupted; the same command continues it. Everything is wri
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from math import hypot
 from pathlib import Path
+from typing import Any
+
+# threads that wait for each other give their core away meanwhile; torch looks at this when it is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tracestore as ts
 from tracestore.events import Event, Observer, PhaseAdvanced, PhaseStarted
@@ -59,16 +64,13 @@ FULL = Size(
     num_ic=10_000,
     num_rmh=40_000,
     chains=4,
-    warmup=1_000,
-    thinning=1,
-    num_reference=200_000,
+    warmup=2_000,
+    thinning=3,
+    num_reference=100_000,
 )
 REDUCED = Size(
     num_traces=400,
-    training=TrainConfig(
-        network=NetworkConfig(recurrent_size=16, observation_size=16, head_size=16, mixture_size=2, num_bins=8),
-        epochs=2,
-    ),
+    training=TrainConfig(network=NetworkConfig(recurrent_size=16, observation_size=16, head_size=16), epochs=2),
     num_ic=200,
     num_rmh=400,
     chains=2,
@@ -124,10 +126,11 @@ def main() -> int:
 
     report = out / "report.html"
     if not (phases.is_finished("report") and report.exists()):
+        spent = {name: seconds for name, seconds in phases.seconds.items() if name != "report"}
         with phases("report"):
             write_report(
                 posteriors, report, truth=truth, names=VARIABLES, categories={"channel": CHANNELS},
-                training_history=out / "network", phases=phases.seconds,
+                training_history=out / "network", phases=spent,
                 jobs={"Prior traces": traces.job, "Sorted store": in_order.job, "Network": network.job},
                 title="Posterior of one tau decay",
             )  # fmt: skip
@@ -163,12 +166,12 @@ class Phases:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: dict[str, dict[str, object]] = json.loads(path.read_text()) if path.exists() else {}
+        self.records: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     @property
     def seconds(self) -> dict[str, float]:
         """Wall time of each phase, of earlier calls too."""
-        return {name: float(record["seconds"]) for name, record in self.records.items()}
+        return {name: record["seconds"] for name, record in self.records.items()}
 
     def is_finished(self, name: str) -> bool:
         """Tell whether a phase came to its end in this or an earlier call."""
@@ -195,9 +198,13 @@ class Phases:
                         saved = time.monotonic()
                         self._save(name, earlier + saved - start, finished=False)
 
-            yield observe
-        if not was_finished:
-            self._save(name, earlier + time.monotonic() - start, finished=True)
+            is_complete = False
+            try:
+                yield observe
+                is_complete = True
+            finally:
+                if not was_finished:
+                    self._save(name, earlier + time.monotonic() - start, finished=is_complete)
 
     def _save(self, name: str, seconds: float, *, finished: bool) -> None:
         if name != "report":

@@ -14,6 +14,9 @@ from tracestore.inference.report import write_report
 from tracestore.inference.report_numbers import format_with_error
 
 OBSERVED = {"obs0": 8.0, "obs1": 9.0}
+HISTORY = [
+    {"num_traces": 64 * (i + 1), "loss": 10 - i / 10, "validation_loss": 9.5 if i == 19 else None} for i in range(20)
+]
 
 
 @ts.simulator
@@ -56,11 +59,7 @@ def headings(path):
 def written(posteriors, tmp_path_factory):
     """One report with everything in it, and the call that wrote it."""
     folder = tmp_path_factory.mktemp("report")
-    records = [
-        {"num_traces": 64 * (i + 1), "loss": 10 - i / 10, "validation_loss": 9.5 if i == 19 else None}
-        for i in range(20)
-    ]
-    (folder / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in HISTORY))
 
     def write(path, history=folder):
         return write_report(
@@ -68,7 +67,6 @@ def written(posteriors, tmp_path_factory):
             phases={"simulate": 61.0, "sort": 2.0}, jobs={"Network": posteriors["is"].store.job}, title="Gum",
         )  # fmt: skip
 
-    write.records = records
     return write(folder / "deep" / "report.html"), write
 
 
@@ -106,7 +104,7 @@ def test_the_same_input_gives_the_same_bytes_and_replaces_the_file(written, tmp_
     first, write = written
     path = tmp_path / "report.html"
     path.write_text("old")
-    assert write(path, write.records).read_bytes() == first.read_bytes()
+    assert write(path, HISTORY).read_bytes() == first.read_bytes()
     assert list(tmp_path.iterdir()) == [path]
 
 

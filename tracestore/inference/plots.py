@@ -240,8 +240,15 @@ def loss_svg(history: History) -> str:
         figure = new_figure(6.4, 3.1)
         axes = figure.subplots()
         window = max(len(history.loss) // 40, 1)
-        axes.plot(history.traces, history.loss, color=COLORS[0], linewidth=0.6, alpha=0.30)
-        if window > 1:
+        is_long = window > 1
+        axes.plot(
+            history.traces,
+            history.loss,
+            color=COLORS[0],
+            linewidth=0.6 if is_long else 1.2,
+            alpha=0.3 if is_long else 1,
+        )
+        if is_long:
             smooth = np.convolve(history.loss, np.ones(window) / window, mode="valid")
             axes.plot(history.traces[window - 1 :], smooth, color=COLORS[0], linewidth=1.6)
         ends = [("training", COLORS[0], history.traces[-1], float(np.mean(history.loss[-window:])))]

@@ -19,7 +19,7 @@ from tracestore.inference.report_data import Engine, History, Variable, make_var
 from tracestore.inference.report_gather import choose_names, label_posteriors, read_engine
 from tracestore.inference.report_numbers import format_number
 from tracestore.inference.report_page import Page, render_page
-from tracestore.inference.report_verdict import compare, describe_agreement, describe_truth, judge
+from tracestore.inference.report_verdict import Verdict, compare, describe_agreement, describe_truth, judge
 from tracestore.store.job import Job
 
 __all__ = ["write_report"]
@@ -30,7 +30,7 @@ MAX_CHAIN_ROWS = 8
 
 
 def write_report(
-    posteriors: Mapping[str, Posterior] | Sequence[Posterior],
+    posteriors: Posterior | Sequence[Posterior] | Mapping[str, Posterior],
     path: str | Path,
     *,
     truth: Mapping[str, float] | None = None,
@@ -38,7 +38,7 @@ def write_report(
     categories: Mapping[str, Sequence[str] | Mapping[int, str]] | None = None,
     training_history: str | Path | Iterable[Mapping[str, object]] | None = None,
     phases: Mapping[str, float] | None = None,
-    jobs: Mapping[str, Job] | None = None,
+    jobs: Mapping[str, Job | None] | None = None,
     title: str = "Posterior report",
 ) -> Path:
     """Write one self-contained HTML page that compares posteriors and says how far to trust them.
@@ -48,7 +48,7 @@ def write_report(
     Parameters
     ----------
     posteriors
-        Posteriors of the same observation: by label, or in a sequence, labelled by their engines.
+        Posteriors of the same observation: one, several, or by label; labels come from the engines otherwise.
     path
         The HTML file.
     truth
@@ -96,7 +96,7 @@ def write_report(
         message = "The posteriors hold nothing to show: no named draw, tag or controlled draw. Give `names`."
         raise InvalidInputError(message, argument="names")
     page = _compose(engines, variables, history=_read_history(training_history))
-    described = {label: {"verb": job.verb, **job.fields} for label, job in (jobs or {}).items()}
+    described = {label: {"verb": job.verb, **job.fields} for label, job in (jobs or {}).items() if job}
     return _write(Path(path), render_page(replace(page, title=title, phases=phases or {}, jobs=described)))
 
 
@@ -122,6 +122,8 @@ def _variables(
 def _compose(engines: Sequence[Engine], variables: Sequence[Variable], *, history: History | None) -> Page:
     drawn = [v for v in variables if any(not e.marginals[v.name].is_empty for e in engines if v.name in e.marginals)]
     paired = [v for v in drawn if not _is_constant(v, engines)][:MAX_PAIRS]
+    judgements = {e.label: judge(e) for e in engines}
+    trusted = [e for e in engines if judgements[e.label].verdict is not Verdict.BAD]
     agreements = compare(variables, engines)
     weighted = [e for e in engines if e.log_weights is not None and np.isfinite(e.log_weights).any()]
     chains = {}
@@ -134,10 +136,10 @@ def _compose(engines: Sequence[Engine], variables: Sequence[Variable], *, histor
         lead=f"{_listed([e.label for e in engines])} on {_listed([s for s in simulators if s]) or 'one simulator'}",
         engines=engines,
         variables=variables,
-        judgements={e.label: judge(e) for e in engines},
+        judgements=judgements,
         agreements=agreements,
         agreement=describe_agreement(agreements, len(engines)),
-        truth_words=[text for e in engines if (text := describe_truth(variables, e))],
+        truth_words=[text for e in trusted or engines if (text := describe_truth(variables, e))],
         marginals={v.name: marginal_svg(v, engines) for v in drawn},
         wide=frozenset(v.name for v in drawn if is_wide(v)),
         pairs=pairs_svg(paired, engines) if len(paired) > 1 else "",

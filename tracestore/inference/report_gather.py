@@ -27,13 +27,13 @@ RESULT = "result"
 ENGINE_WORDS = {"is": "prior IS", "ic": "IC", "rmh": "RMH", "lmh": "LMH", "prior": "prior"}
 
 
-def label_posteriors(posteriors: Mapping[str, Posterior] | Sequence[Posterior]) -> dict[str, Posterior]:
+def label_posteriors(posteriors: Posterior | Sequence[Posterior] | Mapping[str, Posterior]) -> dict[str, Posterior]:
     """Give every posterior a label of its own.
 
     Parameters
     ----------
     posteriors
-        By label, or in a sequence: then the engine's name, with the store's name where two engines are alike.
+        By label, or not: then by the engine's name, with the store's name where two engines are alike.
 
     Raises
     ------

@@ -299,17 +299,18 @@ def _probability_tables(page: Page) -> list[str]:
 
 
 def _run(page: Page) -> str:
-    others = "".join(_fields_table(label, fields) for label, fields in page.jobs.items())
-    grid = f'<div class="grid halves">{others}</div>' if others else ""
-    return _section("What was run", "", _phase_table(page), _job_table(page), grid)
+    return _section("What was run", "", _phase_table(page), _job_table(page), *map(_facts, page.jobs.items()))
 
 
-def _fields_table(label: str, fields: Mapping[str, object]) -> str:
-    rows = [
-        f'<tr><th scope="row">{escape(name)}</th><td class="wrap">{escape(value)}</td></tr>'
-        for name, value in flatten_fields(fields).items()
-    ]
-    return _table(label, (), [rows], num_text=2)
+def _facts(job: tuple[str, Mapping[str, object]]) -> str:
+    label, fields = job
+    flat = flatten_fields(fields)
+    # what was done before how it was configured
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(flat[name])}</dd></div>"
+        for name in sorted(flat, key=lambda n: "." in n)
+    )
+    return f'<div class="card facts"><h3>{escape(label)}</h3><dl>{items}</dl></div>'
 
 
 def _phase_table(page: Page) -> str:
@@ -341,6 +342,7 @@ def _job_table(page: Page) -> str:
         + "".join(f'<td class="wrap">{escape(column.get(name, NONE))}</td>' for column in columns)
         + "</tr>"
         for name in names
+        if any(column.get(name, NONE) != NONE for column in columns)
     ]
     head = ("", *(_engine(e) for e, _ in shown))
     return _table("Inference", head, [rows], num_text=len(head))

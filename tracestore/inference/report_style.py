@@ -67,7 +67,14 @@ figcaption { color: var(--muted); font-size: 13.5px; margin-top: 6px; }
 }
 .card .key li { display: contents; }
 .card .key .value { text-align: right; }
-.halves > .scroll { margin-top: 0; }
+.facts { margin-top: 14px; }
+.facts dl {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 3px 28px;
+  margin: 8px 0 0; font-size: 14px;
+}
+.facts dl > div { display: flex; justify-content: space-between; gap: 12px; }
+.facts dt { color: var(--muted); }
+.facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 .scroll {
   overflow-x: auto; background: var(--paper); border: 1px solid var(--line); border-radius: 8px; margin-top:
   14px;

@@ -15,7 +15,7 @@ from tracestore.store.job import Job
 from tracestore.traces.layout import SiteKind
 from tracestore.traces.trace import Trace, TraceStatus
 
-__all__ = ["Conditioning", "condition", "require_same_simulator"]
+__all__ = ["Conditioning", "condition", "require_positive", "require_same_simulator"]
 
 MAX_PROBES = 16
 """Prior runs in which an observation name must show up; fewer suffice when all do earlier."""
@@ -90,6 +90,25 @@ def condition(
     given = {name: _as_simulated(name, array, seen[name]) for name, array in arrays.items()}
     probes = tuple(_conditioned_run(program, given, streams, stream, max_sites) for stream in range(_MIN_PROBES))
     return Conditioning(given, _digest(arrays), probes)
+
+
+def require_positive(**counts: int) -> None:
+    """Refuse counts below one.
+
+    Parameters
+    ----------
+    **counts
+        Arguments by name.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the argument.
+    """
+    for name, number in counts.items():
+        if number < 1:
+            message = f"`{name}` must be at least 1; got {number!r}."
+            raise InvalidInputError(message, argument=name)
 
 
 def require_same_simulator(network: _Trained, program: Simulator, probes: Iterable[Trace]) -> None:

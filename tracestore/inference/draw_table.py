@@ -24,7 +24,7 @@ _MAX_LAYOUTS = 4096
 class Present(NamedTuple):
     """One variable in the draws that have it."""
 
-    values: NDArray[np.generic]
+    values: NDArray[np.float64]
     """Shape ``(M, *shape)``."""
     rows: NDArray[np.int64]
     """Shape ``(M,)``, increasing: rows of the table."""
@@ -93,7 +93,7 @@ class DrawTable:
                 found, where = store.values(name)
             except UnknownAddressError:
                 continue
-            values.append(found)
+            values.append(found.astype(np.float64, copy=False))
             indices.append(where + start)
         if not values:
             message = f"No draw has {name!r}; the names are: {', '.join(self.names) or 'none'}. Addresses work, too."

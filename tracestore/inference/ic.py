@@ -15,7 +15,7 @@ from tracestore.execution.provider import ProposalProvider, ProposalSession
 from tracestore.execution.streams import TraceStreams
 from tracestore.execution.waves import Ask, WaveRun, run_waves
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
-from tracestore.inference.conditioning import condition, require_same_simulator
+from tracestore.inference.conditioning import condition, require_positive, require_same_simulator
 from tracestore.inference.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.simulators.runtime import Value
@@ -96,9 +96,7 @@ def ic(
     if not 0.0 <= defensive <= 1.0:
         message = f"`defensive` must be between 0 and 1; got {defensive!r}."
         raise InvalidInputError(message, argument="defensive")
-    if num_slots < 1:
-        message = f"`num_slots` must be at least 1; got {num_slots!r}."
-        raise InvalidInputError(message, argument="num_slots")
+    require_positive(num_draws=num_draws, num_slots=num_slots, workers=workers)
     program = as_simulator(simulator)
     conditioning = condition(program, observations, seed=seed, max_sites=max_sites)
     require_same_simulator(network, program, conditioning.probes)
@@ -118,8 +116,9 @@ def ic(
     sampler = _MixtureSampler(
         program, conditioning.observations, network, TraceStreams(seed, "ic"), defensive, num_slots, max_sites
     )
-    # a wave is full until the last runs of its chunk: chunks of several waves keep the slots busy
-    chunks = plan_chunks(num_draws, max(1, min(8 * num_slots, math.ceil(num_draws / 16))))
+    # slots run dry at the end of a chunk: with chunks of several waves they are busy most of the time
+    shares_calls = program.is_reentrant and num_slots > 1
+    chunks = plan_chunks(num_draws, min(8 * num_slots, math.ceil(num_draws / 8)) if shares_calls else None)
     run_chunks(store, chunks, sampler.draw, workers=workers, observer=observer, phase="infer")
     return Posterior(store)
 

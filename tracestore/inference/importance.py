@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from tracestore.events import Observer
 from tracestore.execution.streams import TraceStreams
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
-from tracestore.inference.conditioning import condition
+from tracestore.inference.conditioning import condition, require_positive
 from tracestore.inference.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.store.job import Job
@@ -148,6 +148,7 @@ def _draw(
     max_sites: int,
     observer: Observer | None,
 ) -> Posterior:
+    require_positive(num_draws=num_draws, workers=workers)
     chunks = plan_chunks(num_draws)
     streams = TraceStreams(seed, engine)
     fields: dict[str, JSON] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from tracestore.errors import InferenceError, InvalidInputError, TracestoreError
+from tracestore.errors import InferenceError, TracestoreError
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
@@ -58,14 +58,9 @@ def run_lanes(store: TraceStore, lanes: Sequence[Lane], *, workers: int, report:
 
     Raises
     ------
-    InvalidInputError
-        When `workers` is not positive.
     InferenceError
         When a worker process dies.
     """
-    if workers < 1:
-        message = f"`workers` must be at least 1; got {workers}."
-        raise InvalidInputError(message, argument="workers")
     if workers == 1 or len(lanes) < 2:
         _write(store, lanes, report)
         return
@@ -86,7 +81,7 @@ def _write(store: TraceStore, lanes: Sequence[Lane], report: Report) -> None:
                     writer.append(piece.batch, work=[piece.work], state=piece.state)
                     report(len(piece.batch), piece.num_failed)
         except BaseException:
-            writer.seal()  # only whole pieces were appended
+            writer.close()  # only whole pieces were appended, and readers may see them
             raise
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -331,7 +332,8 @@ class Posterior:
             raise InvalidInputError(message, argument="num_draws")
         reached = np.cumsum(self.weights)
         marks = (np.arange(num_draws) + rng.random()) / num_draws * reached[-1]
-        return self._table.take(np.searchsorted(reached, marks, side="right"))
+        batch = self._table.take(np.searchsorted(reached, marks, side="right"))
+        return replace(batch, log_weight=np.zeros(num_draws))
 
     def summary(
         self, names: Sequence[str] | None = None, *, probabilities: Sequence[float] = (0.05, 0.5, 0.95)

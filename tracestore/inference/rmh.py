@@ -19,7 +19,7 @@ from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStart
 from tracestore.execution.streams import TraceStreams
 from tracestore.inference.chain import Chain, Target
 from tracestore.inference.chain_states import last_states
-from tracestore.inference.conditioning import Conditioning, condition
+from tracestore.inference.conditioning import Conditioning, condition, require_positive
 from tracestore.inference.lanes import Piece, run_lanes
 from tracestore.inference.moves import Role, role_of
 from tracestore.inference.posterior import Posterior
@@ -201,6 +201,7 @@ def _run_chains(
     max_sites: int,
     observer: Observer | None,
 ) -> Posterior:
+    require_positive(num_draws=num_draws, chains=chains, workers=workers)
     plan = _plan(num_draws, chains)
     program = as_simulator(simulator)
     conditioning = condition(program, observations, seed=seed, max_sites=max_sites)
@@ -259,10 +260,6 @@ def _lane(
 
 
 def _plan(num_draws: int, chains: int) -> _Plan:
-    for name, number in (("num_draws", num_draws), ("chains", chains)):
-        if number < 1:
-            message = f"`{name}` must be at least 1; got {number!r}."
-            raise InvalidInputError(message, argument=name)
     if num_draws % chains:
         below = num_draws // chains * chains
         near = f"{below} or {below + chains}" if below else str(chains)

@@ -32,7 +32,7 @@ Number = float | Column
 class Draws(NamedTuple):
     """Draws of one variable, where it is present."""
 
-    values: NDArray[np.generic]
+    values: Column
     """Shape ``(M, *shape)``, chain by chain in the order of the draws."""
     weights: Column
     """Shape ``(M,)``; the weights of *all* draws of the posterior sum to one, so these sum to the presence."""
@@ -64,10 +64,10 @@ class Variable:
         """Posterior probability that a trace has the variable."""
         return min(float(self.draws.weights.sum()), 1.0)
 
-    @cached_property
+    @property
     def values(self) -> Column:
         """Draws, shape ``(M, *shape)``."""
-        return self.draws.values.astype(np.float64)
+        return self.draws.values
 
     @cached_property
     def weights(self) -> Column:
@@ -97,7 +97,7 @@ class Variable:
             message = f"`probabilities` must lie between 0 and 1; got {probabilities!r}."
             raise InvalidInputError(message, argument="probabilities")
         columns = [weighted_quantile(column, self.weights, wanted) for column in self._columns]
-        return _number(np.stack(columns, axis=-1).reshape(*wanted.shape, *self.shape))
+        return _number(np.reshape(np.stack(columns, axis=-1), wanted.shape + self.shape))
 
     def probabilities(self) -> dict[float, float]:
         """Return the probability of each value of a discrete scalar."""

@@ -1,0 +1,234 @@
+"""The Markov engines as jobs: plans, moves, resumption, refusals."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tracestore.errors import InvalidInputError, StoreExistsError
+from tracestore.events import Event, PhaseAdvanced, PhaseStarted
+from tracestore.inference import RMHConfig, lmh, open_posterior, rmh
+from tracestore.inference.posterior import Posterior
+from tracestore.simulators.base import simulator
+from tracestore.simulators.runtime import observe, sample
+from tracestore.simulators.toys import branching, gum, gum_marsaglia
+from tracestore.traces.distributions import Normal
+
+OBSERVED = {"obs0": 8.0, "obs1": 9.0}
+QUICK = RMHConfig(warmup=100)
+
+
+def run(path: Path, **settings: object) -> Posterior:
+    return rmh(gum, OBSERVED, path, **{"num_draws": 400, "seed": 1, "config": QUICK, **settings})  # type: ignore[arg-type]
+
+
+def content(posterior: Posterior) -> dict[str, np.ndarray]:
+    """Everything that a chain promises to repeat bit for bit; run times differ."""
+    batch = posterior.store.take(np.arange(len(posterior)))
+    batch = batch.take(np.lexsort((batch.draw, batch.chain)))
+    names = ("values", "log_probs", "parameters", "log_prior", "log_likelihood", "chain", "draw", "accepted", "stream")
+    return {name: getattr(batch, name) for name in names}
+
+
+def assert_same(ours: Posterior, theirs: Posterior) -> None:
+    found, expected = content(ours), content(theirs)
+    for name, column in expected.items():
+        np.testing.assert_array_equal(found[name], column, err_msg=name)
+    assert ours.acceptance_by_move == theirs.acceptance_by_move
+
+
+class TestDraws:
+    def test_all_chains_together_have_the_number_asked_for(self, tmp_path: Path) -> None:
+        store = run(tmp_path / "post", chains=5).store
+        assert np.bincount(store.column("chain")).tolist() == [80] * 5
+        assert sorted(store.column("draw").tolist()) == sorted(list(range(80)) * 5)
+        assert (store.column("log_weight") == 0.0).all()
+        assert len(np.unique(store.column("stream"))) == 400
+
+    def test_do_not_depend_on_the_workers(self, tmp_path: Path) -> None:
+        assert_same(run(tmp_path / "two", workers=2), run(tmp_path / "one"))
+
+    def test_chains_differ(self, tmp_path: Path) -> None:
+        draws = run(tmp_path / "post").values("mu")
+        first, second = (draws.values[draws.chain == chain] for chain in (0, 1))
+        assert not np.isin(first, second).any()
+
+    def test_a_chain_does_not_depend_on_the_number_of_chains(self, tmp_path: Path) -> None:
+        few, many = run(tmp_path / "few", chains=2, num_draws=200), run(tmp_path / "many", chains=4)
+        found, all_found = few.values("mu"), many.values("mu")
+        np.testing.assert_array_equal(found.values, all_found.values[all_found.chain < 2])
+
+    def test_lmh_moves_single_sites_by_the_prior(self, tmp_path: Path) -> None:
+        posterior = lmh(gum, OBSERVED, tmp_path / "post", num_draws=200, seed=1, warmup=10)
+        assert {row.move for row in posterior.acceptance_by_move} == {"single"}
+        assert posterior.engine == "lmh"
+
+    def test_progress_is_told(self, tmp_path: Path) -> None:
+        events: list[Event] = []
+        run(tmp_path / "post", observer=events.append)
+        assert events[0] == PhaseStarted("infer", 400, 0, "draws")
+        advances = [event for event in events if isinstance(event, PhaseAdvanced)]
+        assert len(advances) >= 20
+        assert advances[-1].done == 400
+
+
+class TestMoves:
+    @staticmethod
+    def moves(posterior: Posterior) -> set[str]:
+        return {row.move for row in posterior.acceptance_by_move}
+
+    def test_named_draws_only(self, tmp_path: Path) -> None:
+        assert self.moves(run(tmp_path / "post")) == {"single", "walk", "independent"}
+
+    def test_unnamed_draws_only(self, tmp_path: Path) -> None:
+        posterior = rmh(gum_marsaglia, OBSERVED, tmp_path / "post", num_draws=40, seed=1, config=QUICK)
+        assert self.moves(posterior) == {"single", "independent"}
+
+    def test_discrete_draws_only(self, tmp_path: Path) -> None:
+        posterior = rmh(branching, {"obs": 6}, tmp_path / "post", num_draws=40, seed=1, config=QUICK)
+        assert self.moves(posterior) == {"single", "independent"}
+
+    def test_both(self, tmp_path: Path) -> None:
+        @simulator
+        def both() -> None:
+            x = sample(Normal(0.0, 1.0), name="x")
+            observe(Normal(x + sample(Normal(0.0, 1.0)), 1.0), name="y")
+
+        posterior = rmh(both, {"y": 1.0}, tmp_path / "post", num_draws=400, seed=1, config=QUICK)
+        assert self.moves(posterior) == {"single", "walk", "redraw", "walk_redraw", "independent"}
+        proposed = {row.move: row.num_proposed for row in posterior.acceptance_by_move if row.chain == 0}
+        assert sum(proposed.values()) == 100
+        assert 35 <= proposed["single"] <= 65
+
+
+class TestAgain:
+    def test_the_same_call_returns_at_once(self, tmp_path: Path) -> None:
+        first, again = run(tmp_path / "post"), run(tmp_path / "post")
+        assert again.store.version == first.store.version
+        assert_same(again, first)
+
+    def test_another_job_is_refused(self, tmp_path: Path) -> None:
+        run(tmp_path / "post")
+        for change, field in (({"seed": 2}, "seed"), ({"chains": 2}, "chains"), ({"config": RMHConfig()}, "config")):
+            with pytest.raises(StoreExistsError, match=f"`{field}`"):
+                run(tmp_path / "post", **change)
+
+    @pytest.mark.parametrize("stop_after", [1, 7, 38])
+    def test_an_interrupted_job_goes_on_bit_for_bit(self, tmp_path: Path, stop_after: int) -> None:
+        events: list[Event] = []
+
+        def interrupt(event: Event) -> None:
+            events.append(event)
+            if len(events) == 1 + stop_after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "post", observer=interrupt)
+        assert len(open_posterior(tmp_path / "post")) == 5 * stop_after
+        resumed: list[Event] = []
+        finished = run(tmp_path / "post", observer=resumed.append)
+        assert isinstance(resumed[0], PhaseStarted)
+        assert resumed[0].done == 5 * stop_after
+        assert_same(finished, run(tmp_path / "whole"))
+
+
+SLOW_JOB = """
+import sys, time
+import numpy as np
+import tracestore.inference.lanes as lanes
+from tracestore.inference import RMHConfig, rmh
+from tracestore.simulators.base import Simulator
+from tracestore.simulators.toys import gum_marsaglia
+
+path, delay, workers = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+lanes.SEAL_SECONDS = 0.02
+
+def slow():
+    time.sleep(delay)
+    return gum_marsaglia.function()
+
+program = Simulator(slow, name="slow")
+print("started", flush=True)
+rmh(program, {"obs0": 8.0, "obs1": 9.0}, path, num_draws=2000, chains=4, seed=1, workers=workers,
+    config=RMHConfig(warmup=50))
+"""
+
+
+@pytest.mark.processes
+def test_a_killed_job_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(textwrap.dedent(SLOW_JOB))
+
+    def start(path: Path, delay: float) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, str(script), str(path), str(delay), "2"], stdout=subprocess.PIPE, start_new_session=True
+        )
+
+    rng = np.random.default_rng(1)
+    kills = 0
+    for _ in range(3):
+        process = start(tmp_path / "killed", 0.0002)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.3, 0.8))
+        kills += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)  # its own session: the job and its workers
+        process.wait()
+        process.stdout.close()
+    assert kills >= 2
+    for path in ("killed", "whole"):
+        process = start(tmp_path / path, 0.0)
+        process.communicate()
+        assert process.returncode == 0
+    assert_same(open_posterior(tmp_path / "killed"), open_posterior(tmp_path / "whole"))
+
+
+class TestRefusals:
+    def test_draws_that_do_not_divide_among_the_chains(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            InvalidInputError, match=r"got 10 draws for 4 chains. Ask for 8 or 12 draws, .* 1, 2, 5, 10\."
+        ):
+            run(tmp_path / "post", num_draws=10)
+
+    @pytest.mark.parametrize("settings", [{"num_draws": 0}, {"chains": 0}, {"workers": 0}, {"seed": -1}], ids=str)
+    def test_numbers_that_make_no_sense(self, tmp_path: Path, settings: dict[str, int]) -> None:
+        with pytest.raises(InvalidInputError, match=f"`{next(iter(settings))}` must be"):
+            run(tmp_path / "post", **settings)
+
+    def test_moves_that_change_nothing(self, tmp_path: Path) -> None:
+        config = RMHConfig(move_weights={"single": 1.0, "redraw": 1.0})
+        with pytest.raises(InvalidInputError, match=r"asks for \['redraw'\], which change nothing in .*:gum'"):
+            run(tmp_path / "post", config=config)
+
+    def test_joint_names_that_are_not_drawn(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            InvalidInputError, match=r"has \['nu'\], which the simulator did not draw; it draws \['mu'\]"
+        ):
+            run(tmp_path / "post", config=RMHConfig(joint_names=("nu",)))
+
+    def test_a_simulator_without_draws(self, tmp_path: Path) -> None:
+        @simulator
+        def settled() -> None:
+            observe(Normal(0.0, 1.0), name="y")
+
+        with pytest.raises(InvalidInputError, match="there is nothing to infer"):
+            rmh(settled, {"y": 1.0}, tmp_path / "post", num_draws=4)
+
+
+class TestConfig:
+    def test_all_problems_at_once(self) -> None:
+        with pytest.raises(InvalidInputError) as caught:
+            RMHConfig(warmup=-1, thinning=0, kernel_share=1.5, joint_scale=0.0, move_weights={"leap": 1.0})
+        for name in ("warmup", "thinning", "kernel_share", "joint_scale", "leap"):
+            assert name in str(caught.value)
+
+    @pytest.mark.parametrize("weights", [{}, {"single": 0.0}, {"single": -1.0}, {"single": float("nan")}], ids=str)
+    def test_weights_that_choose_nothing(self, weights: dict[str, float]) -> None:
+        with pytest.raises(InvalidInputError, match="not all zero"):
+            RMHConfig(move_weights=weights)

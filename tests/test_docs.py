@@ -15,7 +15,11 @@ MODULES = sorted(
     for path in (ROOT / "tracestore").rglob("*.py")
 )
 # the pages show sizes that make sense to a reader; a test needs only that the code runs
-SMALLER = {r"\bnum_traces=[\d_]+": "num_traces=400", r"\bnum_draws=[\d_]+": "num_draws=200"}
+SMALLER = {
+    r"\bnum_traces=[\d_]+": "num_traces=400",
+    r"\bnum_draws=[\d_]+": "num_draws=200",
+    r'train\("traces", "network"\)': 'train("traces", "network", config=ts.training.TrainConfig(epochs=1))',
+}
 
 
 def python_blocks(page: Path) -> list[str]:

@@ -246,7 +246,7 @@ def test_interrupt_is_one_sentence_and_130(run, monkeypatch):
 
 @pytest.mark.processes
 def test_interrupted_command_continues(tmp_path):
-    words = ["simulate", "hmm", "traces", "--num-traces", "6000", "--workers", "2", "--seed", "3"]
+    words = ["simulate", "hmm", "traces", "--num-traces", "3000", "--workers", "2", "--seed", "3"]
     command = [sys.executable, "-c", "import sys; from tracestore.cli import main; sys.exit(main())", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -264,7 +264,7 @@ def test_interrupted_command_continues(tmp_path):
         assert "Traceback" not in errors
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6,000 traces")
+    assert done.stdout.startswith("3,000 traces")
 
 
 def test_report_shows_posteriors_side_by_side(run, observation, tmp_path):
@@ -279,8 +279,9 @@ def test_report_shows_posteriors_side_by_side(run, observation, tmp_path):
     assert "mu" in page
 
 
-def test_train_then_infer_with_the_network(run, traces, observation):
+def test_train_then_infer_with_the_network(run, traces, observation, monkeypatch):
     pytest.importorskip("torch")
+    monkeypatch.setattr("tracestore.training.run.DEFAULT_TRAINING_TRACES", 2_000)
     status, output, errors = run("train", traces, "network")
     assert (status, output) == (0, "network trained on traces in network\n"), errors
     words = ["--observe", observation, "--num-draws", 200, "--network", "network"]

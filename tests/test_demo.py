@@ -1,6 +1,7 @@
 """The demo at a reduced size: killed at work, continued by the same command, and left alone when finished."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = [sys.executable, str(ROOT / "examples" / "tau.py"), "--reduced", "--output"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 PHASES = ["simulate", "sort", "train", "infer: IC", "infer: RMH", "infer: prior IS", "report"]
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("demo"), pytest.mark.timeout(280)]
@@ -18,7 +20,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("demo"), pytest.mar
 
 def run_demo(output: Path) -> str:
     done = subprocess.run(
-        [*DEMO, str(output)], capture_output=True, text=True, cwd=output.parent, check=False, timeout=200
+        [*DEMO, str(output)], capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=200
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -26,13 +28,15 @@ def run_demo(output: Path) -> str:
 
 def kill_while_it_works(output: Path) -> None:
     """Start the demo and end it without warning as soon as one phase is through."""
-    with subprocess.Popen(
-        [*DEMO, str(output)], cwd=output.parent, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:  # fmt: skip
+    log = output.parent / "log"
+    with (
+        log.open("w") as file,
+        subprocess.Popen([*DEMO, str(output)], stdout=file, stderr=file, env=ENVIRONMENT) as process,
+    ):
         while process.poll() is None and "simulate" not in finished_phases(output):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL, log.read_text()
 
 
 def finished_phases(output: Path) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tracestore.traces import TRACE_COLUMNS, Layout, Site, SiteKind, TraceBatch
+from tracestore.traces.layout import MAX_OBSERVE_PARAMETERS
 
 SHAPES = {"dense": (4, 3), "count": (), "flags": (2,), "empty": (0,)}
 DTYPES = {"dense": np.float32, "count": np.int64, "flags": np.bool_, "empty": np.float64}
@@ -13,6 +14,7 @@ DTYPES = {"dense": np.float32, "count": np.int64, "flags": np.bool_, "empty": np
 def make_site(place: str, instance: int, kind: SiteKind, *, name: str = "", shape: tuple[int, ...] = ()) -> Site:
     family = {SiteKind.SAMPLE: "Normal", SiteKind.OBSERVE: "Normal", SiteKind.TAG: ""}[kind]
     suffix = family + (f"[{','.join(map(str, shape))}]" if shape else "")
+    num_parameters = 0 if kind is SiteKind.TAG else 2 * int(np.prod(shape, dtype=int))
     return Site(
         address=f"{place}~{suffix}#{instance}",
         kind=kind,
@@ -20,7 +22,7 @@ def make_site(place: str, instance: int, kind: SiteKind, *, name: str = "", shap
         name=name,
         family=family,
         shape=shape,
-        num_parameters=0 if kind is SiteKind.TAG else 2 * int(np.prod(shape, dtype=int)),
+        num_parameters=num_parameters if num_parameters <= MAX_OBSERVE_PARAMETERS else 0,
     )
 
 

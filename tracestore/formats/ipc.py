@@ -4,6 +4,7 @@ Columns are not read through Arrow: the file is mapped once, and the recorded of
 map a flat numpy array. So reading needs no threads, no locks and no parsing, and survives a fork.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -87,10 +88,10 @@ class BlockWriter:
         ends.append(whole.size)
         return {
             "size": whole.size,
-            "rows": cast("list[JSON]", self._rows),
-            "data": cast("list[JSON]", data),
-            "ends": cast("list[JSON]", ends),
-            "checksums": cast("list[JSON]", _checksums(np.frombuffer(whole, np.uint8), ends)),
+            "rows": self._rows,
+            "data": data,
+            "ends": ends,
+            "checksums": _checksums(np.frombuffer(whole, np.uint8), ends),
         }
 
 
@@ -135,6 +136,9 @@ class BlockFile:
         self._shifts = data // itemsizes - self.first[:-1, None]
         self._ends = np.array(record["ends"], np.int64)
         self._checksums = cast("list[str]", record["checksums"])
+        # plain numbers beside the arrays: single blocks are looked up without numpy's overhead
+        self._first_of: list[int] = self.first.tolist()
+        self._shift_of: list[list[int]] = self._shifts.tolist()
         self._is_checked = np.zeros(len(self._ends), np.bool_)
 
     @property
@@ -154,6 +158,10 @@ class BlockFile:
         """Block of each element."""
         return np.searchsorted(self.first, elements, "right") - 1
 
+    def block_at(self, element: int) -> int:
+        """Block of one element."""
+        return bisect_right(self._first_of, element) - 1
+
     def shifts(self, blocks: NDArray[np.int64], column: int = 0) -> NDArray[np.int64]:
         """Check blocks, and tell what to add to their elements to find them in the flat map of the file."""
         self.touch_all(blocks)
@@ -167,7 +175,7 @@ class BlockFile:
     def view(self, block: int, start: int, stop: int, column: int = 0) -> NDArray[np.generic]:
         """View elements of one block, zero copy; `start` and `stop` count from the beginning of the file."""
         self.touch(block)
-        shift = self._shifts[block, column]
+        shift = self._shift_of[block][column]
         return self._maps[column][start + shift : stop + shift]
 
     def copy_to(self, out: NDArray[np.generic], start: int, column: int = 0) -> None:
@@ -175,9 +183,8 @@ class BlockFile:
         stop = start + len(out)
         if start == stop:
             return
-        first, last = self.block_of(np.array([start, stop - 1]))
-        for block in range(first, last + 1):
-            low, high = max(start, self.first[block]), min(stop, self.first[block + 1])
+        for block in range(self.block_at(start), self.block_at(stop - 1) + 1):
+            low, high = max(start, self._first_of[block]), min(stop, self._first_of[block + 1])
             out[low - start : high - start] = self.view(block, low, high, column)
 
     def touch_all(self, blocks: NDArray[np.int64]) -> None:
@@ -237,7 +244,7 @@ def write_table(path: Path, columns: Mapping[str, pa.Array]) -> dict[str, JSON]:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
     data = np.frombuffer(path.read_bytes(), np.uint8)
-    return {"size": len(data), "ends": [len(data)], "checksums": cast("list[JSON]", _checksums(data, [len(data)]))}
+    return {"size": len(data), "ends": [len(data)], "checksums": _checksums(data, [len(data)])}
 
 
 def read_table(path: Path, name: str, record: Mapping[str, JSON], verify: Verify) -> pa.Table:

@@ -1,7 +1,6 @@
 """One named observation of a segment: rows copied out of blocks, or one row that stands for all."""
 
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +9,9 @@ from tracestore.formats.base import ObservationInfo
 from tracestore.formats.ipc import BlockFile
 
 __all__ = ["ObservationColumn"]
+
+_WIDE = 32
+"""Elements from which a row is copied on its own."""
 
 
 class ObservationColumn:
@@ -56,11 +58,7 @@ class ObservationColumn:
             flat = out.reshape(-1)
             self._file.copy_to(flat.view(np.uint8) if self._dtype.kind == "b" else flat, start * self._width)
             return
-        for block in range(start // self._rows_per_block, (start + len(out) - 1) // self._rows_per_block + 1):
-            rows = self._block(block)
-            first = block * self._rows_per_block
-            low, high = max(start, first), min(start + len(out), first + len(rows))
-            out[low - start : high - start] = rows[low - first : high - first]
+        self.copy_rows(np.arange(start, start + len(out)), out, None)
 
     def copy_rows(self, rows: NDArray[np.int64], out: NDArray[np.generic], places: NDArray[np.int64] | None) -> None:
         """Copy rows, in any order, into ``out[places]``.
@@ -76,24 +74,14 @@ class ObservationColumn:
         """
         if self._file is None or not len(rows):
             return
-        blocks, within = np.divmod(rows, self._rows_per_block)
-        order = None if (np.diff(blocks) >= 0).all() else np.argsort(blocks, kind="stable")
-        if order is not None:
-            blocks, within = blocks[order], within[order]
-            places = order if places is None else places[order]
-        bounds = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(blocks)]
-        for low, high in pairwise(bounds):
-            source = self._block(int(blocks[low]))
-            if high - low == 1:  # large rows: one block holds few, and a plain copy is the quickest
-                out[low if places is None else places[low]] = source[within[low]]
-            else:
-                out[slice(low, high) if places is None else places[low:high]] = source[within[low:high]]
-
-    def _block(self, block: int) -> NDArray[np.generic]:
-        file = self._file
-        if file is None:
-            message = "an observation without elements has no blocks"
-            raise ValueError(message)
-        rows = file.view(block, int(file.first[block]), int(file.first[block + 1]))
-        rows = rows.view(np.bool_) if self._dtype.kind == "b" else rows
-        return rows.reshape(-1, *self.info.shape)
+        starts = rows * self._width + self._file.shifts(rows // self._rows_per_block)
+        flat = self._file.map()
+        flat = flat.view(np.bool_) if self._dtype.kind == "b" else flat
+        if self._width < _WIDE:
+            found = flat[starts[:, None] + np.arange(self._width)].reshape(len(rows), *self.info.shape)
+            out[slice(len(rows)) if places is None else places] = found
+            return
+        # wide rows: a plain copy each is quicker than any index array, and needs no memory
+        width, shape = self._width, self.info.shape
+        for place, start in zip(range(len(rows)) if places is None else places.tolist(), starts.tolist(), strict=True):
+            out[place] = flat[start : start + width].reshape(shape)

@@ -101,8 +101,9 @@ class SiteColumn:
         if places.is_slice:
             tile_traces = int(places.tile_traces[0])
             start = int(self._starts[places.run[0]] + places.before[0] * num_slots)
-            block = int(self.file.block_of(np.array([start]))[0])
-            tile = self.file.view(block, start, start + num_slots * tile_traces).reshape(num_slots, tile_traces)
+            tile = self.file.view(self.file.block_at(start), start, start + num_slots * tile_traces).reshape(
+                num_slots, tile_traces
+            )
             low = int(places.within[0])
             out[:, target] = tile[:, low : low + num_rows].T
         else:

@@ -34,7 +34,7 @@ class Job:
     --------
     >>> job = Job("simulate", {"simulator": "gum", "seed": 1})
     >>> job == Job("simulate", {"seed": 1, "simulator": "gum"}), job.hash[:8]
-    (True, '5b87f1ac')
+    (True, 'c248b17b')
     """
 
     verb: str

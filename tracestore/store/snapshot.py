@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tracestore.errors import InvalidInputError, TraceTypeMismatchError, UnknownAddressError
-from tracestore.formats.base import ObservationInfo, Rows, SegmentReader, Verify, open_format
+from tracestore.formats.base import ObservationInfo, Rows, SegmentEntry, SegmentReader, Verify, open_format
 from tracestore.store.addresses import AddressBook
 from tracestore.store.fold import SEGMENTS
 from tracestore.store.manifest import Manifest
@@ -19,7 +19,7 @@ from tracestore.store.runs import RunDirectory
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
-__all__ = ["LayoutTable", "Snapshot"]
+__all__ = ["LayoutTable", "Snapshot", "open_reader"]
 
 
 class Snapshot:
@@ -31,21 +31,22 @@ class Snapshot:
         The store.
     manifest
         The version.
-    verify
-        When checksums of blocks are compared.
+    readers
+        Reader of each segment, in order.
     known
         Layouts by id, kept from snapshot to snapshot.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, verify: Verify, known: dict[int, Layout]) -> None:
+    def __init__(
+        self, root: Path, manifest: Manifest, readers: Sequence[SegmentReader], known: dict[int, Layout]
+    ) -> None:
         self.root = root
         self.manifest = manifest
         self.known_layouts = known
-        self._verify = verify
+        self._readers = tuple(readers)
         sizes = [entry.num_traces for entry in manifest.segments]
         self.first = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))])
         """Index of each segment's first trace, and the number of traces."""
-        self._readers: dict[int, SegmentReader] = {}
 
     @property
     def num_traces(self) -> int:
@@ -54,19 +55,11 @@ class Snapshot:
 
     def segment(self, index: int) -> SegmentReader:
         """Reader of a segment by position."""
-        place = range(len(self.manifest.segments))[index]
-        reader = self._readers.get(place)
-        if reader is None:
-            entry = self.manifest.segments[place]
-            reader = open_format(entry.encoding).open_segment(
-                self.root / SEGMENTS / entry.id, entry, verify=self._verify, layouts=self.known_layouts
-            )
-            self._readers[place] = reader
-        return reader
+        return self._readers[index]
 
     def segments(self) -> Iterator[SegmentReader]:
         """Readers of all segments, in order."""
-        return map(self.segment, range(len(self.manifest.segments)))
+        return iter(self._readers)
 
     @cached_property
     def runs(self) -> RunDirectory:
@@ -222,6 +215,12 @@ class Snapshot:
         columns: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in TRACE_COLUMNS}
         observations = {name: np.empty((0, *info.shape), info.dtype) for name, info in infos.items()}
         return TraceBatch((), np.empty(0, np.int32), numbers, numbers, numbers, observations, **columns)
+
+
+def open_reader(root: Path, entry: SegmentEntry, verify: Verify, known: dict[int, Layout]) -> SegmentReader:
+    """Open a segment of a store; `known` is the table of layouts that its segments share."""
+    directory = root / SEGMENTS / entry.id
+    return open_format(entry.encoding).open_segment(directory, entry, verify=verify, layouts=known)
 
 
 class LayoutTable(Mapping[int, Layout]):

@@ -5,10 +5,10 @@ import uuid as uuids
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Literal, Self, cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 from tracestore.errors import InvalidInputError, StoreExistsError
-from tracestore.formats.base import SegmentEntry, Verify
+from tracestore.formats.base import SegmentEntry, SegmentReader, Verify
 from tracestore.formats.document import JSON
 from tracestore.store.fold import completed_units, fold, pending_receipts, plan_fold, publish_segments
 from tracestore.store.identity import StoreIdentity, create_identity, read_identity
@@ -17,7 +17,7 @@ from tracestore.store.manifest import latest_version, read_manifest
 from tracestore.store.receipt import expand_ranges, read_receipt
 from tracestore.store.sealed import find_segment
 from tracestore.store.sequence import TraceSequence
-from tracestore.store.snapshot import Snapshot
+from tracestore.store.snapshot import Snapshot, open_reader
 from tracestore.store.stats import StoreStats, measure
 from tracestore.store.writer import StoreWriter, place_segment
 from tracestore.traces.batch import TraceBatch
@@ -56,6 +56,7 @@ class TraceStore(TraceSequence):
         self._job = job
         self._verify: Verify = verify
         self._layouts: dict[int, Layout] = {}
+        self._readers: dict[SegmentEntry, SegmentReader] = {}
         super().__init__(self._snapshot_of(version))
 
     @classmethod
@@ -321,6 +322,7 @@ class TraceStore(TraceSequence):
 
         Examples
         --------
+        >>> import numpy as np
         >>> from tracestore.simulators import toys, PriorController, run_trace
         >>> rng = np.random.default_rng(1)
         >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
@@ -366,4 +368,10 @@ class TraceStore(TraceSequence):
             self._snapshot = self._snapshot_of(version)
 
     def _snapshot_of(self, version: int) -> Snapshot:
-        return Snapshot(self._path, read_manifest(self._path, version), self._verify, self._layouts)
+        manifest = read_manifest(self._path, version)
+        # readers of segments that stay are kept: their files are mapped and their blocks checked
+        self._readers = {
+            entry: self._readers.get(entry) or open_reader(self._path, entry, self._verify, self._layouts)
+            for entry in manifest.segments
+        }
+        return Snapshot(self._path, manifest, list(self._readers.values()), self._layouts)

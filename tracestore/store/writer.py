@@ -105,6 +105,7 @@ class StoreWriter:
         self._process = os.getpid()
         self._sequence = 0
         self._is_closed = False
+        self._since: float | None = None
         self._forget()
 
     def __enter__(self) -> Self:
@@ -232,7 +233,7 @@ class StoreWriter:
         self._small_bytes = 0
         self._num_bytes = 0
         self._commits: list[WorkCommit] = []
-        self._since: float | None = None
+        self._since = None
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def _merge_small(self) -> None:

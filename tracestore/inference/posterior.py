@@ -207,12 +207,11 @@ class Posterior:
         """Effective sample size of the posterior as one number.
 
         For weighted draws Kish's size of the weights. For chains the smallest bulk size over all named variables (short
-        vectors element by element) and the log joint; what never varies does not count.
+        vectors element by element) and the log likelihood; what never varies does not count.
         """
         if self.is_weighted:
             return kish_ess(self.log_weights)
-        joint = np.add(self._table.column("log_prior"), self._table.column("log_likelihood"))
-        sizes = [diagnostics.ess(by_chain(joint, self._table.chain))]
+        sizes = [diagnostics.ess(by_chain(self._table.column("log_likelihood"), self._table.chain))]
         for variable in map(self._variable, self.names):
             if math.prod(variable.shape) <= MAX_ELEMENTS:
                 sizes += variable.finite_sizes()

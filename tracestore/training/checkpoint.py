@@ -1,0 +1,160 @@
+"""Checkpoints of a training that is under way: network, optimizer, position in the data, history.
+
+Nothing random is left to save: initial weights are a function of the seed and the address, and the order of the
+traces is a function of the seed and the position. The same step on the same data therefore gives the same bits after
+a restart.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from tracestore.errors import CheckpointMismatchError
+from tracestore.training.network import ProposalNetwork
+from tracestore.training.optimizer import load_optimizer_tensors, optimizer_tensors
+from tracestore.training.persistence import (
+    read_json,
+    read_tensors,
+    remove_folders,
+    restore_network,
+    to_json,
+    write_folder,
+    write_network,
+)
+from tracestore.training.trainer import Trainer
+
+__all__ = ["Checkpoints", "Progress"]
+
+CHECKPOINT_VERSION = 1
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a training stands, besides its tensors."""
+
+    step: int = 0
+    num_traces: int = 0
+    """Traces trained on, repetitions included."""
+    epoch: int = 0
+    """Validated passes over the store."""
+    best_loss: float = float("inf")
+    """Lowest validation loss."""
+    best_step: int = -1
+    """Step of the lowest validation loss."""
+    stale: int = 0
+    """Validations since then."""
+    is_done: bool = False
+    """No step is left to do."""
+    history_bytes: int = 0
+    """Length of the history file; what is beyond it belongs to steps that were lost."""
+    seconds: float = 0.0
+    """Wall time of all calls."""
+
+    def after_validation(self, loss: float) -> "Progress":
+        """Return the progress with one more validation."""
+        if loss < self.best_loss:
+            return replace(self, epoch=self.epoch + 1, best_loss=loss, best_step=self.step, stale=0)
+        return replace(self, epoch=self.epoch + 1, stale=self.stale + 1)
+
+
+class Checkpoints:
+    """The folders ``checkpoint-<step>`` and ``best-<step>`` of a network that is being trained; one of each is kept.
+
+    Parameters
+    ----------
+    folder
+        The network's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, trainer: Trainer, progress: Progress, sampler: dict[str, Any]) -> None:
+        """Write a checkpoint and remove the one before.
+
+        Parameters
+        ----------
+        trainer
+            Its network and optimizer are saved.
+        progress
+            Where the training stands.
+        sampler
+            Position in the data.
+        """
+        fields = asdict(progress)
+        if progress.best_step < 0:
+            fields["best_loss"] = None  # JSON has no infinity
+        state = {"version": CHECKPOINT_VERSION, "progress": fields, "sampler": sampler}
+        files = {
+            **write_network(trainer.network),
+            OPTIMIZER_FILE: save(optimizer_tensors(trainer.optimizer, trainer.network)),
+            STATE_FILE: to_json(state),
+        }
+        self._keep(f"checkpoint-{progress.step:09d}", files)
+
+    def save_best(self, network: ProposalNetwork, step: int) -> None:
+        """Write the network with the lowest validation loss so far.
+
+        The one before is kept until the next checkpoint no longer needs it.
+        """
+        write_folder(self.folder / f"best-{step:09d}", write_network(network))
+
+    def latest(self) -> Path | None:
+        """Return the folder of the newest checkpoint."""
+        return max(self._found("checkpoint"), default=None)
+
+    def load(self) -> tuple[ProposalNetwork, Progress, dict[str, Any]]:
+        """Return network, progress and position in the data of the newest checkpoint.
+
+        Raises
+        ------
+        CheckpointMismatchError
+            When it cannot be read by this release.
+        """
+        folder = self._require_latest()
+        state = read_json(folder / STATE_FILE)
+        if state.get("version") != CHECKPOINT_VERSION:
+            message = (
+                f"The checkpoint {folder} has version {state.get('version')!r}; this release reads version "
+                f"{CHECKPOINT_VERSION}. Finish the training with the release that began it."
+            )
+            raise CheckpointMismatchError(message, found=state.get("version"), supported=CHECKPOINT_VERSION)
+        fields: dict[str, Any] = state["progress"]
+        if fields["best_loss"] is None:
+            fields["best_loss"] = float("inf")
+        return restore_network(folder), Progress(**fields), state["sampler"]
+
+    def load_optimizer(self, trainer: Trainer) -> None:
+        """Give a trainer the optimizer state of the newest checkpoint."""
+        tensors = read_tensors(self._require_latest() / OPTIMIZER_FILE)
+        load_optimizer_tensors(trainer.optimizer, trainer.network, tensors)
+
+    def load_best(self, step: int) -> ProposalNetwork:
+        """Return the network saved by `save_best`."""
+        return restore_network(self.folder / f"best-{step:09d}")
+
+    def remove(self) -> None:
+        """Remove all checkpoints."""
+        remove_folders(*self._found("checkpoint"), *self._found("best"))
+
+    def forget_best_but(self, step: int) -> None:
+        """Remove best networks other than that of a step."""
+        remove_folders(*(found for found in self._found("best") if found.name != f"best-{step:09d}"))
+
+    def _keep(self, name: str, files: dict[str, bytes]) -> None:
+        write_folder(self.folder / name, files)
+        remove_folders(*(found for found in self._found("checkpoint") if found.name != name))
+
+    def _found(self, kind: str) -> list[Path]:
+        return [found for found in self.folder.glob(f"{kind}-*") if found.name.removeprefix(f"{kind}-").isdecimal()]
+
+    def _require_latest(self) -> Path:
+        folder = self.latest()
+        if folder is None:
+            message = f"There is no checkpoint in {self.folder}; train from the start."
+            raise CheckpointMismatchError(message, path=str(self.folder))
+        return folder

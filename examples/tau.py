@@ -60,12 +60,12 @@ class Size:
 
 FULL = Size(
     num_traces=20_000,
-    training=TrainConfig(),
+    training=TrainConfig(epochs=8),
     num_ic=10_000,
     num_rmh=40_000,
     chains=4,
     warmup=2_000,
-    thinning=3,
+    thinning=4,
     num_reference=100_000,
 )
 REDUCED = Size(

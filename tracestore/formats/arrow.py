@@ -81,6 +81,10 @@ def write_segment(
     if not _SEGMENT_ID.fullmatch(segment_id):
         message = f"A segment id has 1 to 64 characters of 0-9 a-z - _; got {segment_id!r}."
         raise InvalidInputError(message, segment_id=segment_id)
+    batches = [batch for batch in batches if len(batch)]
+    if not batches:
+        message = "A segment needs at least one trace; got none."
+        raise InvalidInputError(message)
     observations = gather_observations(batches)
     columns = cut_segment(batches, keep_order=keep_order)
     files: Files = {}

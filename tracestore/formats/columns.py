@@ -126,12 +126,9 @@ def cut_segment(batches: Sequence[TraceBatch], *, keep_order: bool = False) -> S
     Raises
     ------
     InvalidInputError
-        When there is no trace, a column has the wrong length, or an integer is beyond 2**53.
+        When a column has the wrong length, or an integer is beyond 2**53.
     """
     joined = TraceBatch.concatenate([replace(batch, observations={}) for batch in batches])
-    if not len(joined):
-        message = "A segment needs at least one trace; got none."
-        raise InvalidInputError(message)
     _require_consistent(joined)
     order = np.arange(len(joined)) if keep_order else _order(joined)
     batch = joined.take(order) if not keep_order else joined

@@ -18,7 +18,16 @@ from tracestore.inference.posterior import Posterior
 from tracestore.simulators.base import simulator
 from tracestore.simulators.runtime import observe, sample
 from tracestore.simulators.toys import branching, gum, gum_marsaglia
-from tracestore.traces.distributions import Normal
+from tracestore.traces.distributions import (
+    Beta,
+    Binomial,
+    Gamma,
+    Mixture,
+    MultivariateNormal,
+    Normal,
+    Uniform,
+    VonMises,
+)
 
 OBSERVED = {"obs0": 8.0, "obs1": 9.0}
 QUICK = RMHConfig(warmup=100)
@@ -107,6 +116,37 @@ class TestMoves:
         assert 35 <= proposed["single"] <= 65
 
 
+@simulator
+def families() -> None:
+    """Draws of every kind of shape and support."""
+    sample(Mixture([Normal(-1.0, 0.5), Normal(1.0, 1.0)], [0.5, 0.5]), name="mixture")
+    sample(MultivariateNormal([0.0, 1.0], [[1.0, 0.5], [0.5, 1.0]]), name="plane")
+    sample(Gamma(np.array([1.0, 2.0]), np.array([1.0, 1.0])), name="positive")
+    sample(Uniform(np.zeros((2, 2)), np.ones((2, 2))))
+    sample(VonMises(0.0, 2.0), name="angle")
+    sample(Binomial(5, 0.4))
+    x = sample(Beta(2.0, 3.0), name="share")
+    observe(Normal(x, 0.2), name="y")
+
+
+def test_every_kind_of_draw_moves_and_resumes(tmp_path: Path) -> None:
+    config = RMHConfig(warmup=200)
+    call = {"num_draws": 4000, "seed": 3, "config": config}
+    posterior = rmh(families, {"y": 0.4}, tmp_path / "post", **call)  # type: ignore[arg-type]
+    # only the share is observed: the others keep their priors
+    for name, exact in {"mixture": 0.0, "plane": [0.0, 1.0], "positive": [1.0, 2.0], "angle": 0.0}.items():
+        deviation = np.abs(np.asarray(posterior.mean(name)) - exact)
+        assert (deviation < 4.5 * np.asarray(posterior.mcse(name))).all(), name
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PhaseAdvanced) and event.done >= 1000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rmh(families, {"y": 0.4}, tmp_path / "again", observer=interrupt, **call)  # type: ignore[arg-type]
+    assert_same(rmh(families, {"y": 0.4}, tmp_path / "again", **call), posterior)  # type: ignore[arg-type]
+
+
 class TestAgain:
     def test_the_same_call_returns_at_once(self, tmp_path: Path) -> None:
         first, again = run(tmp_path / "post"), run(tmp_path / "post")
@@ -136,6 +176,32 @@ class TestAgain:
         assert isinstance(resumed[0], PhaseStarted)
         assert resumed[0].done == 5 * stop_after
         assert_same(finished, run(tmp_path / "whole"))
+
+    @pytest.mark.processes
+    def test_interrupted_workers_seal_what_they_have(self, tmp_path: Path) -> None:
+        def interrupt(event: Event) -> None:
+            if isinstance(event, PhaseAdvanced) and event.done >= 50:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "post", observer=interrupt, workers=2)
+        assert len(open_posterior(tmp_path / "post")) >= 50
+        assert_same(run(tmp_path / "post", workers=2), run(tmp_path / "whole"))
+
+    @pytest.mark.processes
+    def test_an_error_in_a_worker_is_raised_here(self, tmp_path: Path) -> None:
+        calls = iter(range(10**9))
+
+        @simulator
+        def forgetful() -> None:
+            x = sample(Normal(0.0, 1.0), name="x")
+            if next(calls) > 100:
+                observe(Normal(x, 1.0), name="late")
+            observe(Normal(x, 1.0), name="y")
+
+        with pytest.raises(InvalidInputError, match="observes 'late' but no value was given") as caught:
+            rmh(forgetful, {"y": 1.0}, tmp_path / "post", num_draws=400, seed=1, workers=2)
+        assert any("in a worker process" in note for note in caught.value.__notes__)
 
 
 SLOW_JOB = """

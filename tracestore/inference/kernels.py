@@ -120,7 +120,7 @@ def site_kernel(prior: Distribution, value: Value, scale: float) -> SiteKernel |
     """
     low, high = prior.support
     if prior.is_discrete:
-        return _CountStep(value) if _is_count(prior) else None  # type: ignore[arg-type]  # counts are whole numbers
+        return _CountStep(int(value)) if _is_count(prior) else None
     if isinstance(value, np.ndarray):
         return _vector_kernel(prior, value, scale / math.sqrt(value.size))
     if high < math.inf:
@@ -156,8 +156,8 @@ class _RealStep:
         return self.center + self.scale * float(rng.standard_normal())
 
     def log_prob(self, value: Value) -> float:
-        deviation = (value - self.center) / self.scale
-        return -0.5 * deviation * deviation - math.log(self.scale) - _HALF_LOG_TAU  # type: ignore[return-value]
+        deviation = float(value - self.center) / self.scale
+        return -0.5 * deviation * deviation - math.log(self.scale) - _HALF_LOG_TAU
 
 
 class _BoundedStep:
@@ -181,8 +181,8 @@ class _BoundedStep:
                 return value
 
     def log_prob(self, value: Value) -> float:
-        deviation = (value - self.center) / self.scale
-        return -0.5 * deviation * deviation - self.log_mass  # type: ignore[return-value]
+        deviation = float(value - self.center) / self.scale
+        return -0.5 * deviation * deviation - self.log_mass
 
 
 class _PositiveStep:

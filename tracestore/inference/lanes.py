@@ -104,8 +104,9 @@ class _Workers:
         """Pass on progress until all are done."""
         try:
             while self.processes:
-                for connection in wait(list(self.processes)):
-                    self._receive(connection)  # type: ignore[arg-type]  # only connections are waited for
+                ready = set(wait(list(self.processes)))
+                for connection in [one for one in self.processes if one in ready]:
+                    self._receive(connection)
         except BaseException:
             for connection in self.processes:
                 connection.close()  # the workers notice at their next report, seal and end

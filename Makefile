@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= auto
 PYTEST_ARGS ?=
 
 # single-threaded math: results do not depend on the machine, and test processes do not fight for cores

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.suites.batches import make_batch, make_layout, make_site
+from tests.suites.batches import make_batch, make_layout, make_site, with_observation
 from tests.suites.segment_suite import SegmentSuite
 from tracestore.errors import InvalidInputError
 from tracestore.formats import arrow
@@ -109,7 +109,9 @@ def test_values_touch_only_their_column(big):
     for name in ("log_probs.arrow", "parameters.arrow", "obs-0.arrow", "traces.arrow"):
         (directory / name).unlink()
     reader = arrow.open_segment(directory, entry)
-    values, rows = reader.values("loop~Normal#5")
+    found = reader.values("loop~Normal#5")
+    assert found is not None
+    values, rows = found
     assert len(values) == len(rows) == (reader.runs.num_traces[reader.runs.num_sites > 10]).sum()
 
 
@@ -156,8 +158,7 @@ def test_columns_of_wrong_length_are_refused(tmp_path):
 
 
 def test_observations_that_are_not_numbers_are_refused(tmp_path):
-    batch = make_batch(1, 3, [make_layout(1)])
-    batch.observations["dense"] = np.array(["a", "b", "c"])
+    batch = with_observation(make_batch(1, 3, [make_layout(1)]), "dense", np.array(["a", "b", "c"]))
     with pytest.raises(InvalidInputError, match="'dense' must have numbers"):
         arrow.write_segment(tmp_path, [batch], segment_id="words", flush=False)
 

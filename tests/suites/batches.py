@@ -1,6 +1,8 @@
 """Random batches of traces, made without any simulator: the material of storage tests."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +58,7 @@ def make_batch(
     ends = np.cumsum([layout.num_parameters for layout in chosen])
     for start, layout in zip(ends - [layout.num_parameters for layout in chosen], chosen, strict=True):
         parameters[start : start + min(2, layout.num_parameters)] = (0.0, 1.0)[: layout.num_parameters]
-    columns = {
+    columns: dict[str, Any] = {
         "log_prior": rng.normal(size=num_traces),
         "log_likelihood": rng.normal(size=num_traces),
         "log_proposal": np.full(num_traces, np.nan),
@@ -87,7 +89,7 @@ def make_observations(rng, layouts, index, *, constant):
     observations = {}
     for name in names:
         shape = (1 if constant else len(index), *SHAPES[name])
-        column = np.asarray(rng.integers(0, 2 if name == "flags" else 1000, shape), DTYPES[name])
+        column: np.ndarray = np.asarray(rng.integers(0, 2 if name == "flags" else 1000, shape), DTYPES[name])
         if constant:
             observations[name] = np.broadcast_to(column[0], (len(index), *SHAPES[name]))
             continue
@@ -95,6 +97,10 @@ def make_observations(rng, layouts, index, *, constant):
         column[~present] = 0
         observations[name] = column
     return observations
+
+
+def with_observation(batch: TraceBatch, name: str, column: np.ndarray) -> TraceBatch:
+    return replace(batch, observations={**batch.observations, name: column})
 
 
 def assert_same(found: TraceBatch, expected: TraceBatch) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tracestore.formats import open_format
 from tracestore.formats.columns import cut_segment
 from tracestore.traces import TRACE_COLUMNS, Layout, SiteKind, TraceBatch
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "three-layouts": {},
     "failed": {"num_failed": 7},
     "constant-observations": {"constant_observations": True},
@@ -50,8 +51,8 @@ class SegmentSuite:
         def write(*batches, name="segment", **options):
             directory = tmp_path / name
             directory.mkdir()
-            options = {"segment_id": "suite", "flush": False, **options}
-            return directory, segment_format.write_segment(directory, batches, **options)
+            options.setdefault("segment_id", "suite")
+            return directory, segment_format.write_segment(directory, batches, flush=False, **options)
 
         return write
 
@@ -145,8 +146,8 @@ class SegmentSuite:
         directory, entry = write(batch.take(np.random.default_rng(1).permutation(200)))
         found = segment_format.open_segment(directory, entry).read(slice(None))
         ids = [layout.id for layout in found.layouts]
-        keys = zip(found.num_sites, found.trace_types, np.array(ids)[found.layout_index], found.stream, strict=True)
-        keys = [tuple(map(int, key)) for key in keys]
+        columns = (found.num_sites, found.trace_types, np.array(ids)[found.layout_index], found.stream)
+        keys = list(zip(*(column.tolist() for column in columns), strict=True))
         assert keys == sorted(keys)
 
     def test_constant_observation_is_stored_once_and_read_as_a_view(self, write, segment_format):

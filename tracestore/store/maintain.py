@@ -1,8 +1,10 @@
 """Look after a store: find what is damaged, adopt what a killed writer sealed but did not publish."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from tracestore.errors import FormatError
+from tracestore.errors import FormatError, StoreError
 from tracestore.formats.base import SegmentEntry, open_format
 from tracestore.store.fold import SEGMENTS, completed_units, pending_receipts, plan_fold
 from tracestore.store.identity import IDENTITY, read_identity
@@ -29,7 +31,7 @@ def verify(store: TraceStore, *, deep: bool = False) -> list[Problem]:
     Parameters
     ----------
     store
-        The store; its own snapshot is checked, and the documents of all snapshots.
+        The store; its own snapshot is checked, the documents of earlier ones, and all receipts.
     deep
         Compare the checksum of every byte; otherwise of documents and small tables only, and the sizes of files.
 
@@ -43,21 +45,7 @@ def verify(store: TraceStore, *, deep: bool = False) -> list[Problem]:
     >>> verify(TraceStore.create("sound"), deep=True)
     []
     """
-    problems: list[Problem] = []
-    try:
-        read_identity(store.path)
-    except FormatError as error:
-        problems.append(Problem(IDENTITY, str(error)))
-    for version in range(1, latest_version(store.path) + 1):
-        try:
-            read_manifest(store.path, version)
-        except FormatError as error:
-            problems.append(Problem(f"manifests/v{version:020d}.json", str(error)))
-    for name in list_receipts(store.path):
-        try:
-            read_receipt(store.path, name)
-        except FormatError as error:
-            problems.append(Problem(f"{RECEIPTS}/{name}.json", str(error)))
+    problems = _verify_documents(store)
     try:
         known = set(store.addresses.ids.tolist())
     except FormatError as error:
@@ -66,6 +54,27 @@ def verify(store: TraceStore, *, deep: bool = False) -> list[Problem]:
     for index, entry in enumerate(store.segments):
         problems += _verify_segment(store, index, entry, known, deep=deep)
     return problems
+
+
+def _verify_documents(store: TraceStore) -> list[Problem]:
+    folded = {commit.receipt: commit.checksum for commit in store.manifest.commits}
+    names = sorted({*folded, *list_receipts(store.path)})
+    problems = _problems_of(IDENTITY, partial(read_identity, store.path))
+    problems += _problems_of("manifests/LATEST", partial(latest_version, store.path))
+    for version in range(1, store.version + 1):
+        problems += _problems_of(f"manifests/v{version:020d}.json", partial(read_manifest, store.path, version))
+    for name in names:
+        check = partial(read_receipt, store.path, name, expected=folded.get(name))
+        problems += _problems_of(f"{RECEIPTS}/{name}.json", check)
+    return problems
+
+
+def _problems_of(file: str, check: Callable[[], object]) -> list[Problem]:
+    try:
+        check()
+    except StoreError as error:
+        return [Problem(file, str(error))]
+    return []
 
 
 def _verify_segment(
@@ -104,7 +113,7 @@ def recover(store: TraceStore) -> list[str]:
     []
     """
     store.refresh()
-    manifest = read_manifest(store.path, store.version)
+    manifest = store.manifest
     receipts = pending_receipts(store.path, manifest)
     published = _published(store, manifest)
     adopted = []

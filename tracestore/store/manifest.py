@@ -152,10 +152,21 @@ def publish_manifest(root: Path, manifest: Manifest) -> Manifest | None:
 
 
 def latest_version(root: Path) -> int:
-    """Find the newest snapshot: the hint if it is one, then every second power beyond, then between."""
+    """Find the newest snapshot: from the hint on, in steps that double, then between.
+
+    Raises
+    ------
+    FormatError
+        When the hint names a snapshot that is not there.
+    """
     low = _hint(root)
     if low and not manifest_path(root, low).exists():
-        low = 0
+        name = f"{MANIFESTS}/{manifest_path(root, low).name}"
+        message = (
+            f"{name} is missing, though {MANIFESTS}/LATEST names it; restore it from a copy, or remove LATEST if that "
+            "file is the damaged one."
+        )
+        raise FormatError(message, file=name)
     step = 1
     while manifest_path(root, low + step).exists():
         low += step

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from tracestore.errors import InvalidInputError
 from tracestore.formats.base import SegmentEntry, SegmentReader
 from tracestore.store.addresses import AddressBook
+from tracestore.store.manifest import Manifest
 from tracestore.store.runs import RunDirectory, TraceTypeInfo
 from tracestore.store.snapshot import Snapshot
 from tracestore.traces.batch import TraceBatch
@@ -153,6 +154,11 @@ class TraceSequence:
     def failures(self) -> dict[int, str]:
         """Reasons of the traces that failed, by index."""
         return self._snapshot.failures()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The pinned version: the segments and receipts that it lists."""
+        return self._snapshot.manifest
 
     @property
     def addresses(self) -> AddressBook:

@@ -216,12 +216,12 @@ class TraceStore(TraceSequence):
     @property
     def version(self) -> int:
         """Number of the snapshot; 0 is the empty store."""
-        return self._snapshot.manifest.version
+        return self.manifest.version
 
     @property
     def snapshot_id(self) -> str:
         """Identity of the snapshot: equal ids mean equal traces in equal order."""
-        return f"{self.version}-{self._snapshot.manifest.checksum or self.uuid}"
+        return f"{self.version}-{self.manifest.checksum or self.uuid}"
 
     @property
     def verify_mode(self) -> Verify:
@@ -230,11 +230,11 @@ class TraceStore(TraceSequence):
 
     def stats(self) -> StoreStats:
         """Count and measure what the store holds."""
-        return measure(self._snapshot, num_pending=len(pending_receipts(self._path, self._snapshot.manifest)))
+        return measure(self._snapshot, num_pending=len(pending_receipts(self._path, self.manifest)))
 
     def completed_work(self) -> set[int]:
         """Units of work of this job that are published, receipts that are not folded yet included."""
-        manifest = self._snapshot.manifest
+        manifest = self.manifest
         return completed_units(manifest, plan_fold(manifest, pending_receipts(self._path, manifest)), self._job)
 
     def work_states(self) -> list[tuple[list[int], JSON]]:
@@ -242,7 +242,7 @@ class TraceStore(TraceSequence):
 
         Receipts are in the order in which they were folded, then by name; those of one writer in the order of writing.
         """
-        manifest = self._snapshot.manifest
+        manifest = self.manifest
         pending = plan_fold(manifest, pending_receipts(self._path, manifest)).commits
         key = None if self._job is None else self._job.hash
         states = []

@@ -115,7 +115,7 @@ def test_values_touch_only_their_column(big):
     assert len(values) == len(rows) == (reader.runs.num_traces[reader.runs.num_sites > 10]).sum()
 
 
-def test_values_do_not_check_blocks_without_the_address(big):
+def test_values_check_the_blocks_that_they_touch_only(big):
     directory, entry, seal = big
     record = seal["files"]["values.arrow"]
     runs = arrow.open_segment(directory, entry).runs

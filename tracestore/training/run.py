@@ -249,6 +249,14 @@ class _Training:
         chosen = np.random.default_rng(self.config.seed).choice(good, min(NUM_FIT_TRACES, len(good)), replace=False)
         chosen.sort()
         batch = TensorBatch.from_batch(self.store.take(chosen), chosen)
+        for name, values in batch.observations.items():
+            bad = chosen[~torch.isfinite(values).reshape(len(values), -1).all(dim=1).numpy()]
+            if len(bad):
+                message = (
+                    f"Observation {name!r} is not finite in traces {', '.join(map(str, bad[:8]))} of the store "
+                    f"{self.store.path}; train on a store without them."
+                )
+                raise InvalidInputError(message, name=name, traces=tuple(bad.tolist()))
         network = ProposalNetwork(self.store.observation_shapes, self.config.network)
         network.observation.fit(batch.observations)
         network.grow(batch)

@@ -97,7 +97,7 @@ class Trainer:
         bad = batch.trace_index[~torch.isfinite(log_q_N.detach().cpu())].tolist()
         traces = f"traces {', '.join(map(str, bad[:8]))} of the store cause it" if bad else "no single trace causes it"
         message = (
-            f"The {what} of step {self.step + 1} is {float(value)}; {traces}. "
+            f"The {what} of step {self.step + 1} is {value.item()}; {traces}. "
             "Look for values that are not finite or a learning rate that is too high."
         )
         raise NonFiniteLossError(message, step=self.step + 1, traces=tuple(bad))

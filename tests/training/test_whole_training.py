@@ -1,0 +1,189 @@
+"""The verb `train`: learns, resumes to the last bit, refuses what is not its own."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tracestore as ts
+from tests.training.family_programs import TINY, every_family, prior_batch
+from tracestore.errors import InvalidInputError, NonFiniteLossError, StoreExistsError, StoreNotFoundError
+from tracestore.events import Event, PhaseAdvanced
+from tracestore.samplers.torch_loader import TensorBatch
+from tracestore.simulators import Simulator, toys
+from tracestore.traces import Site, SiteKind
+from tracestore.training import NetworkConfig, TrainConfig, load_network, train
+from tracestore.training.network import ProposalNetwork
+from tracestore.training.trainer import Trainer
+
+QUICK = TrainConfig(network=TINY, epochs=3, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ts.TraceStore:
+    program = Simulator(every_family, name="every_family")
+    return ts.simulate(program, tmp_path_factory.mktemp("s") / "store", num_traces=300, seed=1)
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.rglob("*.safetensors")}
+
+
+class Stop(Exception):
+    """Ends a training from its observer."""
+
+
+def test_an_interrupted_training_ends_in_the_same_bits(store: ts.TraceStore, tmp_path: Path) -> None:
+    whole = train(store, tmp_path / "whole", config=QUICK)
+    calls = 0
+
+    def interrupt(event: Event) -> None:
+        nonlocal calls
+        calls += isinstance(event, PhaseAdvanced)
+        if calls == 13:
+            raise Stop
+
+    config = TrainConfig(network=TINY, epochs=3, batch_size=32, checkpoint_seconds=1e-6)
+    with pytest.raises(Stop):
+        train(store, tmp_path / "parts", config=config, observer=interrupt)
+    assert load_state_is_unfinished(tmp_path / "parts")
+    parts = train(store, tmp_path / "parts", config=config)
+    assert parts.summary["num_steps"] == whole.summary["num_steps"]
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+    for name in ("whole", "parts"):
+        steps = [json.loads(line)["step"] for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        assert steps == list(range(1, whole.summary["num_steps"] + 1)), name
+
+
+def load_state_is_unfinished(path: Path) -> bool:
+    try:
+        load_network(path)
+    except (ts.TracestoreError, StoreNotFoundError):
+        return True
+    return False
+
+
+def test_a_finished_training_is_returned_and_another_job_refused(store: ts.TraceStore, tmp_path: Path) -> None:
+    train(store, tmp_path / "n", config=QUICK)
+    before = weights(tmp_path / "n")
+    events: list[Event] = []
+    train(store, tmp_path / "n", config=QUICK, observer=events.append)
+    assert not any(isinstance(event, PhaseAdvanced) for event in events)
+    assert weights(tmp_path / "n") == before
+    with pytest.raises(StoreExistsError, match="epochs"):
+        train(store, tmp_path / "n", config=TrainConfig(network=TINY, epochs=4, batch_size=32))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    with pytest.raises(StoreExistsError, match="holds no network"):
+        train(store, tmp_path / "other", config=QUICK)
+
+
+def test_a_loaded_network_proposes_as_the_trained_one(store: ts.TraceStore, tmp_path: Path) -> None:
+    trained, batch = train(store, tmp_path / "n", config=QUICK), store.take([0, 1, 2])
+    observed = dict(batch[0].observations)
+    np.testing.assert_array_equal(
+        trained.session(observed, 1).log_prob(batch), load_network(tmp_path / "n").session(observed, 1).log_prob(batch)
+    )
+    with pytest.raises(StoreNotFoundError):
+        load_network(tmp_path / "nothing")
+
+
+def test_nothing_pickled_is_written(store: ts.TraceStore, tmp_path: Path) -> None:
+    train(store, tmp_path / "n", config=QUICK)
+    suffixes = {file.suffix for file in (tmp_path / "n").rglob("*") if file.is_file()}
+    assert suffixes <= {".json", ".jsonl", ".safetensors"}
+
+
+def test_failed_traces_are_left_out_and_counted(tmp_path: Path) -> None:
+    def fragile() -> None:
+        x = ts.sample(ts.Normal(0.0, 1.0), name="x")
+        if x > 0.5:
+            raise ValueError("too far")
+        ts.observe(ts.Normal(x, 1.0), name="y")
+
+    store = ts.simulate(fragile, tmp_path / "s", num_traces=200, seed=1)
+    network = train(store, tmp_path / "n", config=QUICK)
+    summary = network.summary
+    assert summary["num_failed"] == len(store.failures()) > 20
+    assert summary["num_training_traces"] + summary["num_validation_traces"] == 200 - summary["num_failed"]
+
+    def broken() -> None:
+        raise ValueError("always")
+
+    with pytest.raises(InvalidInputError, match="at least two traces"):
+        train(ts.simulate(broken, tmp_path / "b", num_traces=5), tmp_path / "m")
+
+
+def test_infinite_observations_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    def program() -> None:
+        x = ts.sample(ts.Normal(0.0, 1.0), name="x")
+        ts.observe(ts.Normal(x, 1.0), float("inf") if x > 1.5 else x, name="y")
+
+    store = ts.simulate(program, tmp_path / "s", num_traces=100, seed=1)
+    bad = np.flatnonzero(np.isinf([trace["y"] for batch in store.batches(50) for trace in batch]))
+    with pytest.raises(InvalidInputError, match="'y' is not finite in traces") as caught:
+        train(store, tmp_path / "n", config=QUICK)
+    assert set(caught.value.fields["traces"]) <= set(bad.tolist())
+
+
+def test_a_loss_that_is_not_finite_names_the_traces() -> None:
+    def program() -> None:
+        x = ts.sample(ts.Normal(0.0, 1.0), name="x")
+        ts.observe(ts.Normal(x, 1.0), name="y")
+
+    batch = TensorBatch.from_batch(prior_batch(program, 20), np.arange(100, 120))
+    trainer = Trainer(ProposalNetwork({"y": ()}, TINY), QUICK, num_steps=10)
+    trainer.train_step(batch)
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    batch.observations["y"][7] = float("inf")
+    with pytest.raises(NonFiniteLossError, match="step 2 is nan; traces 107 of the store"):
+        trainer.train_step(batch)
+    for old, new in zip(before, trainer.network.parameters(), strict=True):
+        np.testing.assert_array_equal(old, new.detach())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"epochs": 0}, {"batch_size": -1}, {"learning_rate": math.nan}, {"validation_fraction": 1.5}]
+)
+def test_impossible_configurations_name_the_field(fields: dict[str, float]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(fields))):
+        TrainConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_all_problems_of_a_configuration_come_at_once() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        NetworkConfig(recurrent_size=0, num_bins=1, recurrent="rnn")  # type: ignore[arg-type]
+    assert all(name in str(caught.value) for name in ("recurrent_size", "num_bins", "recurrent"))
+
+
+@pytest.mark.statistical
+def test_the_network_learns_the_exact_posterior(tmp_path: Path) -> None:
+    store = ts.simulate(toys.gum, tmp_path / "s", num_traces=6000, seed=1)
+    network = train(store, tmp_path / "n", config=TrainConfig(epochs=12, batch_size=128))
+    site = Site("gum:mu~Normal#1", SiteKind.SAMPLE, True, "mu", "Normal", (), 2)
+    for y0, y1 in ((1.0, 1.5), (3.0, 5.0), (-2.0, 0.0)):
+        session = network.session({"obs0": np.array(y0), "obs1": np.array(y1)}, 1)
+        proposal = session.propose([0], [site], [ts.Normal(1.0, 5**0.5)], [None])[0]
+        assert proposal is not None
+        variance = 1 / (1 / 5 + 1)
+        mean = variance * (1 / 5 + (y0 + y1) / 2)
+        assert abs(proposal.mean - mean) < 0.2
+        assert 0.85 < proposal.stddev / math.sqrt(variance) < 1.25
+
+
+@pytest.mark.statistical
+def test_draws_that_the_data_say_nothing_about_go_back_to_the_prior(tmp_path: Path) -> None:
+    def program() -> None:
+        x = ts.sample(ts.Normal(0.0, 1.0), name="x")
+        for _ in range(3):
+            ts.sample(ts.Uniform(0.0, 1.0))
+        ts.observe(ts.Normal(x, 0.5), name="y")
+
+    store = ts.simulate(Simulator(program, name="nuisance"), tmp_path / "s", num_traces=2000, seed=1)
+    network = train(store, tmp_path / "n", config=TrainConfig(epochs=8, batch_size=64))
+    rows = {row.base.partition("~")[0].rpartition(":")[2]: place for place, row in enumerate(network.vocabulary.rows)}
+    active = network.active.numpy()
+    assert active[rows["x"], 1]
+    assert active.sum() == 1

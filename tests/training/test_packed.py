@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from tests.training.programs import every_family, mixed, observed, simulate, tensors
+from tests.training.programs import every_family, mixed, simulate, tensors
 from tracestore.training import NetworkConfig, ProposalNetwork
 from tracestore.training.heads import head_key
 
@@ -15,7 +15,7 @@ SMALL = {"recurrent_size": 12, "observation_size": 8, "head_size": 10, "max_inst
 
 def grown_network(batch, **settings):
     network = ProposalNetwork(
-        {name: column.shape[1:] for name, column in batch.observations.items()}, NetworkConfig(**SMALL, **settings)
+        {name: column.shape[1:] for name, column in batch.observations.items()}, NetworkConfig(**{**SMALL, **settings})
     )
     network.observation.fit(tensors(batch).observations)
     network.grow(batch)

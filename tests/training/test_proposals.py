@@ -36,7 +36,9 @@ def site_of(prior, name="named"):
 
 def proposals(prior, config, count=6):
     """A head with arbitrary weights, its parameters for one prior, and the distributions made of them."""
-    head = make_head(head_key(site_of(prior), config), config)
+    key = head_key(site_of(prior), config)
+    assert key is not None
+    head = make_head(key, config)
     generator = torch.Generator().manual_seed(3)
     head.mlp.grow([generator])
     for parameter in head.mlp.parameters():
@@ -103,7 +105,7 @@ def test_continuous_proposals_integrate_to_one(name):
     log_prior = torch.tensor([prior.log_prob(value) for value in middle.tolist()], dtype=torch.float64)
     count = len(middle)
     log_q = head.log_prob(proposal.expand(count, -1), priors.expand(count, -1), middle, log_prior)
-    assert float((log_q.exp() * torch.as_tensor(np.diff(edges))).sum()) == pytest.approx(1.0, abs=1e-4)
+    assert float((log_q.detach().exp() * torch.as_tensor(np.diff(edges))).sum()) == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["categorical", "bernoulli", "poisson", "poisson_large", "binomial"])

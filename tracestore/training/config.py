@@ -92,9 +92,9 @@ class NetworkConfig(_Config):
     recurrent_size: int = 96
     """Numbers in the recurrent state."""
     observation: Literal["auto", "light", "cnn3d"] = "auto"
-    """How an array observation is embedded: ``light`` averages neighbouring cells and applies two strided convolutions,
-    ``cnn3d`` is the five convolutions of the paper; ``auto`` is ``light``. Scalars, vectors and small arrays always go
-    through a multilayer perceptron."""
+    """How an array observation is embedded: ``light`` averages neighboring cells and applies flat convolutions with the
+    depth as channels, ``cnn3d`` is the five convolutions of the paper; ``auto`` is ``light``. Scalars, vectors and
+    small arrays always go through a multilayer perceptron."""
     observation_size: int = 64
     """Width of the embedding of all observations together."""
     address_size: int = 32
@@ -163,7 +163,7 @@ class TrainConfig(_Config):
     batch_size: int | None = None
     """Traces per step; by default 64 for small stores up to 256 for large ones."""
     epochs: int | None = None
-    """Passes over the store; by default enough for about a quarter of a million traces, between 2 and 30."""
+    """Passes over the store; by default about 160,000 traces' worth, between 2 and 30."""
     learning_rate: float = 2e-3
     """Highest learning rate of Adam, reached at the end of the warm-up."""
     final_learning_rate: float = 2e-5

@@ -104,8 +104,12 @@ class CountHead(Head):
     def shape_proposal(self, raw_PO: Tensor, priors: Tensor) -> Tensor:
         """Split off the weight of the prior; normalize the counts."""
         tail_P1, counts_PB = raw_PO[:, :1], raw_PO[:, 1:]
-        free_PB = functional.log_softmax(counts_PB + self._prior_log_prob(priors), dim=1)
-        return torch.cat([functional.logsigmoid(-tail_P1), functional.logsigmoid(tail_P1), free_PB], dim=1)
+        prior_PB = self._prior_log_prob(priors)
+        # a prior that excludes all counts of the free part leaves the prior alone
+        is_beyond_P1 = torch.isneginf(prior_PB).all(dim=1, keepdim=True)
+        free_PB = functional.log_softmax(counts_PB + prior_PB.masked_fill(is_beyond_P1, 0.0), dim=1)
+        free_P1 = functional.logsigmoid(-tail_P1).masked_fill(is_beyond_P1, -torch.inf)
+        return torch.cat([free_P1, functional.logsigmoid(tail_P1).masked_fill(is_beyond_P1, 0.0), free_PB], dim=1)
 
     def learned_log_prob(self, proposal_PM: Tensor, priors: Tensor, values_P: Tensor, log_prior_P: Tensor) -> Tensor:
         """Add the free part and the prior's share."""
@@ -126,7 +130,7 @@ class CountHead(Head):
         return values_P
 
     def _prior_log_prob(self, priors: Tensor) -> Tensor:
-        """Return log probabilities of 0, 1, ... under the priors, shape ``(P, B)``; at least one is finite."""
+        """Return log probabilities of 0, 1, ... under the priors, shape ``(P, B)``."""
         count_B = torch.arange(self.num_bins, dtype=priors.dtype, device=priors.device)
         if self.family == "Poisson":
             rate_P1 = priors[:, :1]
@@ -137,5 +141,4 @@ class CountHead(Head):
             torch.lgamma(total_P1 + 1.0) - torch.lgamma(count_B + 1.0) - torch.lgamma(rest_PB.clamp(min=0) + 1.0)
         )
         log_prob_PB = choices_PB + torch.xlogy(count_B, prob_P1) + torch.xlogy(rest_PB.clamp(min=0), 1.0 - prob_P1)
-        # the nats of an unlikely count are bounded, lest a prior far beyond the bins excludes them all
-        return torch.where(rest_PB >= 0, log_prob_PB.clamp(min=-1e6), -torch.inf)
+        return torch.where(rest_PB >= 0, log_prob_PB, -torch.inf)

@@ -136,7 +136,9 @@ class _ArrayEmbedding(nn.Module):
 
 
 class LightArrayEmbedding(_ArrayEmbedding):
-    """Average neighbouring cells, then two strided convolutions and a linear layer: made for processors.
+    """Average neighboring cells, take the depth as channels, convolve in the plane: made for processors.
+
+    Coarse in depth and fine in the plane, because positions in the plane are what a network has to find.
 
     Parameters
     ----------
@@ -148,28 +150,31 @@ class LightArrayEmbedding(_ArrayEmbedding):
         Width of the embedding.
     """
 
+    LARGEST_DEPTH = 4
     LARGEST_AXIS = 18
-    CHANNELS = (8, 16)
+    CHANNELS = (16, 32, 32)
 
     def __init__(self, name: str, shape: Sequence[int], size: int) -> None:
         super().__init__(name, shape, size)
-        self.kernel = tuple(math.ceil(axis / self.LARGEST_AXIS) for axis in self.volume)
-        reduced = [math.ceil(axis / step) for axis, step in zip(self.volume, self.kernel, strict=True)]
-        first, second = self.CHANNELS
-        self.first = nn.Conv3d(1, first, 3, stride=2, padding=1)
-        self.second = nn.Conv3d(first, second, 3, stride=2, padding=1)
-        cells = math.prod(math.ceil(math.ceil(axis / 2) / 2) for axis in reduced)
-        self.last = nn.Linear(second * cells, size)
+        limits = (self.LARGEST_DEPTH, self.LARGEST_AXIS, self.LARGEST_AXIS)
+        self.kernel = tuple(math.ceil(axis / limit) for axis, limit in zip(self.volume, limits, strict=True))
+        depth, height, width = (math.ceil(axis / step) for axis, step in zip(self.volume, self.kernel, strict=True))
+        first, second, third = self.CHANNELS
+        self.layers = nn.Sequential(
+            nn.Conv2d(depth, first, 5, padding=2), nn.ReLU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(second, third, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.last = nn.Linear(third * math.ceil(height / 4) * math.ceil(width / 4), size)
 
     def reduce(self, x: Tensor) -> Tensor:
-        """Average neighbouring cells; returns shape ``(N, 1, D, H, W)``."""
-        x_N1DHW = super().reduce(x)
-        return functional.avg_pool3d(x_N1DHW, self.kernel, ceil_mode=True)
+        """Average neighboring cells; returns shape ``(N, 1, D, H, W)``."""
+        return functional.avg_pool3d(super().reduce(x), self.kernel, ceil_mode=True)
 
     def forward(self, x_N1DHW: Tensor) -> Tensor:
         """Embed reduced arrays; returns ``(N, E)``."""
-        hidden = functional.relu(self.second(functional.relu(self.first(x_N1DHW))))
-        return functional.relu(self.last(hidden.flatten(1)))
+        return functional.relu(self.last(self.layers(x_N1DHW.squeeze(1))))
 
 
 class PaperArrayEmbedding(_ArrayEmbedding):

@@ -56,12 +56,11 @@ class RecurrentCore(nn.Module):
         if x_PI.device.type != "cpu":
             outputs: Tensor = self.cell(PackedSequence(x_PI, batch_sizes))[0].data
             return outputs
-        cell = self.cell
         # the part that does not depend on the state is one product for all sites
-        gates_PG = torch.addmm(cell.bias_ih_l0, x_PI, cell.weight_ih_l0.t())
+        gates_PG = self._project("ih", x_PI)
         state_SBH = x_PI.new_zeros(self.num_states, int(batch_sizes[0]), self.size).unbind(0)
         steps = []
-        for gates_BG in gates_PG.split(batch_sizes.tolist()):
+        for gates_BG in torch.split(gates_PG, batch_sizes.tolist()):
             if len(gates_BG) < len(state_SBH[0]):
                 state_SBH = tuple(vector_BH[: len(gates_BG)] for vector_BH in state_SBH)
             state_SBH = self._advance(gates_BG, state_SBH)
@@ -78,19 +77,22 @@ class RecurrentCore(nn.Module):
         state_SBH
             State before.
         """
-        gates_BG = torch.addmm(self.cell.bias_ih_l0, x_BI, self.cell.weight_ih_l0.t())
-        return torch.stack(self._advance(gates_BG, state_SBH.unbind(0)))
+        return torch.stack(self._advance(self._project("ih", x_BI), state_SBH.unbind(0)))
+
+    def _project(self, part: str, x: Tensor) -> Tensor:
+        """Apply the cell's linear layer of the inputs (``ih``) or of the state (``hh``)."""
+        weight: Tensor = getattr(self.cell, f"weight_{part}_l0")
+        bias: Tensor = getattr(self.cell, f"bias_{part}_l0")
+        return torch.addmm(bias, x, weight.t())
 
     def _advance(self, gates_BG: Tensor, state_SBH: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Apply the cell to the gates' input part, shape ``(B, G)``, and the state."""
-        recurrent_BG = torch.addmm(self.cell.bias_hh_l0, state_SBH[0], self.cell.weight_hh_l0.t())
+        recurrent_BG = self._project("hh", state_SBH[0])
         if self.kind == "gru":
             reset, update, new = gates_BG.chunk(3, dim=1)
             reset_hidden, update_hidden, new_hidden = recurrent_BG.chunk(3, dim=1)
             candidate_BH = torch.tanh(torch.addcmul(new, torch.sigmoid(reset + reset_hidden), new_hidden))
             return (torch.lerp(candidate_BH, state_SBH[0], torch.sigmoid(update + update_hidden)),)
         enter, forget, new, leave = (gates_BG + recurrent_BG).chunk(4, dim=1)
-        memory_BH = torch.addcmul(
-            torch.sigmoid(enter) * torch.tanh(new), torch.sigmoid(forget), state_SBH[1]
-        )
+        memory_BH = torch.addcmul(torch.sigmoid(enter) * torch.tanh(new), torch.sigmoid(forget), state_SBH[1])
         return torch.sigmoid(leave) * torch.tanh(memory_BH), memory_BH

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError, StoreExistsError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
@@ -35,10 +36,11 @@ __all__ = ["HISTORY_FILE", "resolve_config", "train"]
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.jsonl"
 NUM_FIT_TRACES = 1024
 """Traces from which inputs are standardized."""
-DEFAULT_TRAINING_TRACES = 250_000
+DEFAULT_TRAINING_TRACES = 160_000
 """Traces that the default number of epochs amounts to."""
 FEW_VALIDATION_TRACES = 500
 """Small stores give a larger share to validation, to have at least this many."""
@@ -96,7 +98,7 @@ def train(
     opened = store if isinstance(store, TraceStore) else TraceStore.open(store)
     config = resolve_config(TrainConfig() if config is None else config, opened)
     folder, job = Path(path), training_job(opened, config)
-    _claim(folder, job)
+    _claim(folder, job, config)
     if not (folder / NETWORK_FILE).is_file():
         started = time.perf_counter()
         _Training(opened, folder, config, observer).finish()
@@ -118,15 +120,24 @@ def resolve_config(config: TrainConfig, store: TraceStore) -> TrainConfig:
     Raises
     ------
     InvalidInputError
-        When the store has fewer than two good traces.
+        When the store has too few good traces.
     """
-    num_good = int(select_traces(store.column("status"), store.column("stream"), "all", 0.0).sum())
+    status, stream = _split_columns(store)
+    num_good = int(select_traces(status, stream, "all", 0.0).sum())
     if num_good < 2:
         message = f"Training needs at least two traces that did not fail; the store {store.path} has {num_good}."
         raise InvalidInputError(message, found=num_good)
     share = max(config.validation_fraction, min(FEW_VALIDATION_TRACES / num_good, LARGEST_VALIDATION_SHARE))
     share = min(share, config.max_validation_traces / num_good)
-    batch_size = config.batch_size or min(256, max(16, 1 << (num_good // 100).bit_length() - 1))
+    num_training = int(select_traces(status, stream, "train", share).sum())
+    if not 0 < num_training < num_good:
+        message = (
+            f"The {num_good} good traces of the store {store.path} are too few to set some aside for validation; "
+            "simulate more."
+        )
+        raise InvalidInputError(message, found=num_good)
+    # about a hundred steps in a pass, by a power of two
+    batch_size = config.batch_size or min(256, max(16, 1 << (num_good // 100).bit_length() >> 1), num_training)
     epochs = config.epochs or min(max(round(DEFAULT_TRAINING_TRACES / num_good), 2), 30)
     return replace(config, validation_fraction=share, batch_size=batch_size, epochs=epochs)
 
@@ -154,7 +165,7 @@ class _Training:
     def __init__(self, store: TraceStore, folder: Path, config: TrainConfig, observer: Observer | None) -> None:
         self.store, self.folder, self.config, self.observer = store, folder, config, observer
         self.checkpoints = Checkpoints(folder)
-        self.status = store.column("status")
+        self.status, self.stream = _split_columns(store)
         self.loader = self._loader("train")
         self.num_good = int((self.status == 0).sum())
         self.num_steps = (config.epochs or 1) * self.loader.plan.num_steps
@@ -182,6 +193,7 @@ class _Training:
             file.truncate(self.progress.history_bytes)
             file.seek(0, 2)
             while not self.progress.is_done:
+                # an epoch, or what is left of it; validation closes it
                 for batch in self.loader:
                     record = self.trainer.train_step(batch)
                     self._advance(record, len(batch))
@@ -191,8 +203,6 @@ class _Training:
                         file.flush()
                         self._save(file.tell())
                     self._tell(total, record)
-                    if self.progress.is_done:
-                        break
         self._write_network()
 
     def _advance(self, record: StepRecord, num_traces: int) -> None:
@@ -243,9 +253,7 @@ class _Training:
         self.checkpoints.forget_best_but(-1)
 
     def _new_network(self) -> ProposalNetwork:
-        good = np.flatnonzero(
-            select_traces(self.status, self.store.column("stream"), "train", self.config.validation_fraction)
-        )
+        good = np.flatnonzero(select_traces(self.status, self.stream, "train", self.config.validation_fraction))
         chosen = np.random.default_rng(self.config.seed).choice(good, min(NUM_FIT_TRACES, len(good)), replace=False)
         chosen.sort()
         batch = TensorBatch.from_batch(self.store.take(chosen), chosen)
@@ -288,18 +296,24 @@ class _Training:
             self.observer(PhaseAdvanced("train", self.progress.num_traces, total, note=f"loss {record.loss:.4g}"))
 
 
-def _claim(folder: Path, job: Job) -> None:
+def _split_columns(store: TraceStore) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the columns that decide which traces are trained on: status and stream."""
+    return store.column("status").astype(np.uint8), store.column("stream").astype(np.int64)
+
+
+def _claim(folder: Path, job: Job, config: TrainConfig) -> None:
     """Make the folder this job's, or refuse."""
     found = folder / JOB_FILE
     if found.is_file():
         record = read_json(found)
-        job.require_same(Job(record["verb"], record["fields"]), folder)
-    elif folder.exists() and any(folder.iterdir()):
+        job.require_same(Job.from_json(record), folder)
+    elif folder.exists() and any(entry.name != CONFIG_FILE for entry in folder.iterdir()):
         message = f"The folder {folder} exists and holds no network; choose another path or empty it."
         raise StoreExistsError(message, path=str(folder))
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(found, to_json({"verb": job.verb, "fields": dict(job.fields)}))
+        write_file(folder / CONFIG_FILE, to_json(config.to_dict()))
+        write_file(found, to_json(job.to_json()))
 
 
 def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

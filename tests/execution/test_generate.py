@@ -95,7 +95,7 @@ import tracestore as ts
 from tracestore.simulators import toys
 
 def slow():
-    time.sleep(0.002)
+    time.sleep(float(sys.argv[2]))
     return toys.gum.function()
 
 slow = ts.simulators.Simulator(slow, name="slow")
@@ -107,15 +107,18 @@ ts.simulate(slow, sys.argv[1], num_traces=600, seed=5, workers=2, chunk_size=10)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_job_keeps_its_finished_chunks_and_goes_on(tmp_path: Path, sent: signal.Signals) -> None:
     path = tmp_path / "s"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], stderr=subprocess.DEVNULL)
-    time.sleep(1.2)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), "0.02"], stderr=subprocess.DEVNULL)
+    while not (path / "TRACESTORE.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.5)  # some six of the sixty chunks, which take six seconds in all
     process.send_signal(sent)
     process.wait(30)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (held := len(TraceStore.open(path).completed_work())) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert 0 < held < 60, "the workers seal what they have, and the job was not complete"
-    subprocess.run([sys.executable, "-c", SCRIPT, str(path)], check=True)
+    subprocess.run([sys.executable, "-c", SCRIPT, str(path), "0"], check=True)
     store = TraceStore.open(path)
     assert sorted(store.column("stream").tolist()) == list(range(600))
     np.testing.assert_array_equal(np.sort([*store.completed_work()]), np.arange(60))

@@ -1,5 +1,6 @@
 """Waves: interleaved runs equal serial ones, and the network is asked in full batches."""
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import tracestore as ts
 from tracestore.errors import InferenceError
 from tracestore.execution import Ask, TraceStreams, WaveRun, run_waves
 from tracestore.simulators import Simulator, toys
+from tracestore.simulators.runtime import Value
 from tracestore.traces import Site, Trace, TraceBatch
 from tracestore.traces.distributions import Distribution
 
@@ -18,12 +20,12 @@ class Controller:
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
-        self.previous: float | None = None
+        self.previous: Value | None = None
 
-    def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[float, float]:
+    def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
         proposal = self.ask(site, prior, self.previous)
-        self.previous = (proposal or prior).sample(rng)
-        return self.previous, prior.log_prob(self.previous)
+        value = self.previous = (proposal or prior).sample(rng)
+        return value, prior.log_prob(value)
 
 
 class Session:
@@ -38,12 +40,12 @@ class Session:
         slots: Sequence[int],
         sites: Sequence[Site],
         priors: Sequence[Distribution],
-        previous: Sequence[float | None],
+        previous: Sequence[Value | None],
     ) -> list[Distribution | None]:
         self.sizes.append(len(slots))
         answers: list[Distribution | None] = []
         for slot, prior, value in zip(slots, priors, previous, strict=True):
-            self.sums[slot] = 0.0 if value is None else self.sums[slot] + value
+            self.sums[slot] = 0.0 if value is None else self.sums[slot] + float(value)
             answers.append(ts.Normal(self.sums[slot], 1.0) if isinstance(prior, ts.Normal) else None)
         return answers
 
@@ -83,6 +85,12 @@ def test_all_waiting_runs_share_one_call() -> None:
     assert sum(session.sizes) / len(session.sizes) > 8
 
 
+def test_a_trace_counts_only_the_time_it_runs() -> None:
+    start = time.perf_counter()
+    traces = wave(Simulator(walk, reentrant=True), Session(), 25)
+    assert 0 < sum(trace.seconds for trace in traces) < time.perf_counter() - start
+
+
 def test_programs_with_state_of_their_own_run_one_at_a_time() -> None:
     session = Session()
     wave(Simulator(walk), session, 16)
@@ -106,7 +114,7 @@ def test_a_failing_run_does_not_disturb_its_neighbours() -> None:
 
 def test_an_error_of_the_session_ends_the_wave() -> None:
     class Broken(Session):
-        def propose(self, *arguments: object) -> list[Distribution | None]:  # type: ignore[override]
+        def propose(self, *_: object) -> list[Distribution | None]:
             raise InferenceError("no network")
 
     for num_slots in (1, 8):

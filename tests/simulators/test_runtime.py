@@ -1,6 +1,7 @@
 """Recording: what `sample`, `observe` and `tag` leave behind in a trace."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_scores_add_up_by_kind() -> None:
     assert trace.log_prior == ts.Normal(1.0, 5**0.5).log_prob(mu)
     assert trace.log_likelihood == ts.Normal(mu, 2**0.5).log_prob(y0) + ts.Normal(mu, 2**0.5).log_prob(y1)
     assert trace.log_probs.sum() == pytest.approx(trace.log_joint)
-    np.testing.assert_allclose(trace.parameters, [1.0, 5**0.5, mu, 2**0.5, mu, 2**0.5])
+    np.testing.assert_allclose(trace.parameters, np.array([1.0, 5**0.5, mu, 2**0.5, mu, 2**0.5]))
 
 
 def test_the_same_stream_gives_the_same_trace() -> None:
@@ -139,7 +140,7 @@ def test_big_likelihoods_are_not_stored_at_the_site() -> None:
 
 
 @pytest.mark.parametrize("value", ["text", None, {"a": 1}])
-def test_tags_are_numbers(value: object) -> None:
+def test_tags_are_numbers(value: Any) -> None:
     trace = run(lambda: ts.tag(value, name="t"))
     assert "'t'" in trace.failure
     assert "number" in trace.failure

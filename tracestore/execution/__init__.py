@@ -1,6 +1,7 @@
 """Running simulators: random streams, waves of suspended runs, worker processes, prior generation into a store."""
 
 from tracestore.execution.generate import simulate
+from tracestore.execution.pool import share_out
 from tracestore.execution.provider import ProposalProvider, ProposalSession
 from tracestore.execution.streams import TraceStreams
 from tracestore.execution.waves import Ask, WaveRun, run_waves
@@ -16,5 +17,6 @@ __all__ = [
     "plan_chunks",
     "run_chunks",
     "run_waves",
+    "share_out",
     "simulate",
 ]

@@ -5,6 +5,7 @@ one call and resumed in slot order, so the schedule is a function of the runs al
 that is not reentrant runs one trace at a time.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -100,9 +101,18 @@ class _Slot:
     def __init__(self, number: int, hub: greenlet) -> None:
         self.number = number
         self.hub = hub
+        self.index = -1
         self.task: Any = None
         self.recorder: Recorder | None = None
         self.request: tuple[Site, Distribution, Previous] | None = None
+        self.seconds = 0.0
+
+    def run(self, *answer: Distribution | None) -> None:
+        """Start or resume the task; measures the time that it is not suspended."""
+        start = time.perf_counter()
+        activate(self.recorder)
+        self.task.switch(*answer)
+        self.seconds += time.perf_counter() - start
 
     def ask(self, site: Site, prior: Distribution, previous: Previous) -> Distribution | None:
         self.request = (site, prior, previous)
@@ -153,17 +163,20 @@ class _Wave:
         """Start runs in a slot until one waits or none is left."""
         for index, run in self.pending:
             slot.recorder = self.recorder(run, slot.ask)
-            slot.task = greenlet(lambda slot=slot, index=index, run=run: self._finish(slot, index, run))
-            slot.task.switch()
+            slot.index = index
+            slot.task = greenlet(lambda slot=slot, run=run: self._finish(slot, run))
+            slot.seconds = 0.0
+            slot.run()
             if slot.request is not None:
                 return
+            self.traces[index].seconds = slot.seconds
 
     def _resume(self, slot: _Slot, answer: Distribution | None) -> None:
-        activate(slot.recorder)
-        slot.task.switch(answer)
+        slot.run(answer)
         if slot.request is None:
+            self.traces[slot.index].seconds = slot.seconds
             self._refill(slot)
 
-    def _finish(self, slot: _Slot, index: int, run: WaveRun) -> None:
+    def _finish(self, slot: _Slot, run: WaveRun) -> None:
         if slot.recorder is not None:
-            self.traces[index] = execute(self.program, slot.recorder, run.stream)
+            self.traces[slot.index] = execute(self.program, slot.recorder, run.stream)

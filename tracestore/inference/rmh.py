@@ -89,11 +89,13 @@ def rmh(
     InvalidInputError
         When the observations do not fit the simulator, or an argument is out of range.
     InferenceError
-        When no prior draw explains the observation at all, or a worker process dies.
+        When no prior draw explains the observation at all.
     StoreExistsError
         When the path holds another job's output; names the field that differs.
     SimulatorProtocolError
         When, at resumption, the simulator does not reproduce a trace from its draws.
+    SimulatorError
+        When a worker process dies.
 
     Examples
     --------

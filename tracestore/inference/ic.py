@@ -16,6 +16,7 @@ from tracestore.execution.streams import TraceStreams
 from tracestore.execution.waves import Ask, WaveRun, run_waves
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
 from tracestore.inference.conditioning import condition, require_positive, require_same_simulator
+from tracestore.inference.lanes import SEAL_SECONDS
 from tracestore.inference.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.simulators.runtime import Value
@@ -119,7 +120,9 @@ def ic(
     # slots run dry at the end of a chunk: with chunks of several waves they are busy most of the time
     shares_calls = program.is_reentrant and num_slots > 1
     chunks = plan_chunks(num_draws, min(8 * num_slots, math.ceil(num_draws / 8)) if shares_calls else None)
-    run_chunks(store, chunks, sampler.draw, workers=workers, observer=observer, phase="infer")
+    run_chunks(
+        store, chunks, sampler.draw, workers=workers, segment_seconds=SEAL_SECONDS, observer=observer, phase="infer"
+    )
     return Posterior(store)
 
 

@@ -11,6 +11,7 @@ from tracestore.events import Observer
 from tracestore.execution.streams import TraceStreams
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
 from tracestore.inference.conditioning import condition, require_positive
+from tracestore.inference.lanes import SEAL_SECONDS
 from tracestore.inference.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.store.job import Job
@@ -176,5 +177,5 @@ def _draw(
             traces.append(trace)
         return TraceBatch.from_traces(traces)
 
-    run_chunks(store, chunks, task, workers=workers, observer=observer, phase="infer")
+    run_chunks(store, chunks, task, workers=workers, segment_seconds=SEAL_SECONDS, observer=observer, phase="infer")
     return Posterior(store)

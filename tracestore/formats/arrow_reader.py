@@ -15,7 +15,7 @@ from tracestore.formats.dictionary import Dictionary, LayoutSequence
 from tracestore.formats.ipc import BlockFile
 from tracestore.formats.observation_column import ObservationColumn
 from tracestore.formats.segment_files import SegmentFiles
-from tracestore.formats.site_columns import RowPlaces, SiteColumn, locate_rows, normalize_rows
+from tracestore.formats.site_columns import SiteColumn, find_tile, locate_rows, normalize_rows
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
@@ -89,17 +89,23 @@ class ArrowSegmentReader:
         )
         if not len(index):
             return self._empty(names)
-        places = locate_rows(self.runs, index)
-        used, layout_index = np.unique(places.layout, return_inverse=True)
-        values, log_probs, parameters = (column.read(places) for column in self._site_columns)
+        part = find_tile(self.runs, self._run_firsts, rows.start, rows.stop) if isinstance(rows, slice) else None
+        if part is not None:
+            used, layout_index = [part.layout], np.zeros(len(index), np.int32)
+            flat = [column.read_part(part, len(index)) for column in self._site_columns]
+        else:
+            places = locate_rows(self.runs, index)
+            layouts, inverse = np.unique(places.layout, return_inverse=True)
+            used, layout_index = layouts.tolist(), inverse.astype(np.int32)
+            flat = [column.read(places) for column in self._site_columns]
         columns: dict[str, Any] = {name: self._column(name, rows) for name, _ in TRACE_COLUMNS}
         return TraceBatch(
-            layouts=tuple(map(self._dictionary.layout, used.tolist())),
-            layout_index=layout_index.astype(np.int32),
-            values=values,
-            log_probs=log_probs,
-            parameters=parameters,
-            observations={name: self._observation(name, rows, places) for name in names},
+            layouts=tuple(map(self._dictionary.layout, used)),
+            layout_index=layout_index,
+            values=flat[0],
+            log_probs=flat[1],
+            parameters=flat[2],
+            observations={name: self._observation(name, rows) for name in names},
             failures=self._failures_of(index),
             **columns,
         )
@@ -171,8 +177,7 @@ class ArrowSegmentReader:
     def observation(self, name: str, rows: Rows) -> NDArray[np.generic]:
         """Read an observation, shape ``(num_rows, *shape)``; a broadcast view when it is constant."""
         rows = normalize_rows(rows, self.num_traces)
-        index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        return self._observation(name, rows, locate_rows(self.runs, index) if len(index) else None)
+        return self._observation(name, rows)
 
     def has_observation(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the layouts of the rows have the named observe, shape ``(num_rows,)``."""
@@ -204,8 +209,7 @@ class ArrowSegmentReader:
         if column is None:
             out[places] = 0
         elif column.constant is not None:
-            index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-            out[places] = self._observation(name, index, locate_rows(self.runs, index) if len(index) else None)
+            out[places] = self._observation(name, rows)
         elif isinstance(places, slice):
             target = out[places]
             if isinstance(rows, slice):
@@ -247,6 +251,10 @@ class ArrowSegmentReader:
         except FormatError as error:
             found.append((self._files.path_name("seal.json"), str(error)))
         return found
+
+    @cached_property
+    def _run_firsts(self) -> list[int]:
+        return cast("list[int]", self.runs.first.tolist())
 
     @cached_property
     def _dictionary(self) -> Dictionary:
@@ -308,14 +316,14 @@ class ArrowSegmentReader:
             )
         return columns
 
-    def _observation(self, name: str, rows: Rows, places: RowPlaces | None) -> NDArray[np.generic]:
+    def _observation(self, name: str, rows: Rows) -> NDArray[np.generic]:
         column = self._observation_columns[name]
         num_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         shape = (num_rows, *column.info.shape)
         if column.constant is not None:
-            if not column.absent_zero or places is None:
+            if not column.absent_zero:
                 return np.broadcast_to(column.constant, shape)
-            present = self._dictionary.observes(name)[places.layout]
+            present = self.has_observation(name, np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)
             if present.all():
                 return np.broadcast_to(column.constant, shape)
             filled = np.zeros(shape, column.info.dtype)

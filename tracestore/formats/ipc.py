@@ -183,7 +183,11 @@ class BlockFile:
         stop = start + len(out)
         if start == stop:
             return
-        for block in range(self.block_at(start), self.block_at(stop - 1) + 1):
+        first = self.block_at(start)
+        if stop <= self._first_of[first + 1]:
+            out[:] = self.view(first, start, stop, column)
+            return
+        for block in range(first, self.block_at(stop - 1) + 1):
             low, high = max(start, self._first_of[block]), min(stop, self._first_of[block + 1])
             out[low - start : high - start] = self.view(block, low, high, column)
 

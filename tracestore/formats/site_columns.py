@@ -1,5 +1,7 @@
 """Values, log probs and parameters of arbitrary rows out of site-major tiles, without a loop over traces."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +13,7 @@ from tracestore.formats.base import Rows, SegmentRuns
 from tracestore.formats.columns import StoredNumbers
 from tracestore.formats.ipc import BlockFile
 
-__all__ = ["RowPlaces", "SiteColumn", "locate_rows", "normalize_rows"]
+__all__ = ["RowPlaces", "SiteColumn", "TilePart", "find_tile", "locate_rows", "normalize_rows"]
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,41 @@ class RowPlaces:
         first = int(self.layout[0])
         return first if (self.layout == first).all() else None
 
-    @cached_property
-    def is_slice(self) -> bool:
-        """The rows are consecutive in one tile."""
-        num_rows = len(self.run)
-        return (
-            bool(self.run[0] == self.run[-1])
-            and bool(self.before[0] == self.before[-1])
-            and bool(self.within[-1] - self.within[0] == num_rows - 1)
-            and bool((np.diff(self.within) == 1).all())
-        )
+
+@dataclass(frozen=True, slots=True)
+class TilePart:
+    """Where consecutive rows of one tile are."""
+
+    run: int
+    layout: int
+    before: int
+    """Traces of the run in earlier tiles."""
+    within: int
+    """Place of the first row within the tile."""
+    tile_traces: int
+    """Traces in this very tile."""
+
+
+def find_tile(runs: SegmentRuns, firsts: Sequence[int], start: int, stop: int) -> TilePart | None:
+    """Find the tile that holds consecutive rows; None when several do.
+
+    Parameters
+    ----------
+    runs
+        The run directory.
+    firsts
+        First row of each run, as plain numbers.
+    start, stop
+        The rows; at least one.
+    """
+    run = bisect_right(firsts, start) - 1
+    size = int(runs.tile_traces[run])
+    before, within = divmod(start - firsts[run], size)
+    before *= size
+    tile_traces = min(size, int(runs.num_traces[run]) - before)
+    if within + stop - start > tile_traces:
+        return None
+    return TilePart(run, int(runs.layout[run]), before, within, tile_traces)
 
 
 def locate_rows(runs: SegmentRuns, rows: NDArray[np.int64]) -> RowPlaces:
@@ -80,6 +107,7 @@ class SiteColumn:
         self.file = file
         self._starts = starts
         self._stored = stored
+        self._start_of: list[int] = starts.tolist()
         self._sizes = np.diff(stored.first)
 
     def read(self, places: RowPlaces) -> NDArray[np.float64]:
@@ -87,29 +115,32 @@ class SiteColumn:
         layout = places.single_layout
         if layout is None:
             return self._read_mixed(places)
-        stored, num_rows = self._stored, len(places.run)
-        numbers = slice(stored.first[layout], stored.first[layout + 1])
-        slots = stored.slot[numbers]
-        is_stored = slots >= 0
-        out = np.empty((num_rows, len(slots)))
-        if not is_stored.all():
-            out[:] = stored.constant[numbers]
-        if self.file is None or not is_stored.any():
-            return out.reshape(-1)
-        num_slots = int(stored.num_slots[layout])
-        target = slice(None) if num_slots == len(slots) else is_stored
-        if places.is_slice:
-            tile_traces = int(places.tile_traces[0])
-            start = int(self._starts[places.run[0]] + places.before[0] * num_slots)
-            tile = self.file.view(self.file.block_at(start), start, start + num_slots * tile_traces).reshape(
-                num_slots, tile_traces
-            )
-            low = int(places.within[0])
-            out[:, target] = tile[:, low : low + num_rows].T
-        else:
+        num_slots, target, out = self._prepare(layout, len(places.run))
+        if self.file is not None and num_slots:
             elements = self._slot_zero(self.file, places)[:, None] + np.arange(num_slots) * places.tile_traces[:, None]
             out[:, target] = self.file.map()[elements]
         return out.reshape(-1)
+
+    def read_part(self, part: TilePart, num_rows: int) -> NDArray[np.float64]:
+        """Read all numbers of consecutive rows of one tile, trace by trace, flat."""
+        num_slots, target, out = self._prepare(part.layout, num_rows)
+        if self.file is not None and num_slots:
+            start = self._start_of[part.run] + part.before * num_slots
+            block = self.file.block_at(start)
+            tile = self.file.view(block, start, start + num_slots * part.tile_traces).reshape(num_slots, -1)
+            out[:, target] = tile[:, part.within : part.within + num_rows].T
+        return out.reshape(-1)
+
+    def _prepare(self, layout: int, num_rows: int) -> tuple[int, slice | NDArray[np.bool_], NDArray[np.float64]]:
+        """Count the slots of a layout, say where they go in a trace, and make rows with the constants filled in."""
+        stored = self._stored
+        numbers = slice(stored.first[layout], stored.first[layout + 1])
+        num_slots = int(stored.num_slots[layout])
+        out = np.empty((num_rows, numbers.stop - numbers.start))
+        if num_slots == out.shape[1]:
+            return num_slots, slice(None), out
+        out[:] = stored.constant[numbers]
+        return num_slots, stored.slot[numbers] >= 0, out
 
     def read_slots(self, places: RowPlaces, index: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         """Read some neighboring numbers of rows: ``(num_rows, width)``.

@@ -1,5 +1,6 @@
 """Reading a pinned snapshot: many segments as one sequence of traces. Never lists directories, never writes."""
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -47,6 +48,7 @@ class Snapshot:
         sizes = [entry.num_traces for entry in manifest.segments]
         self.first = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))])
         """Index of each segment's first trace, and the number of traces."""
+        self._first_of: list[int] = self.first.tolist()
 
     @property
     def num_traces(self) -> int:
@@ -96,13 +98,13 @@ class Snapshot:
     def take(self, indices: ArrayLike, *, observations: Collection[str] | None = None) -> TraceBatch:
         """Read traces in the order asked for."""
         index = self._normalize(indices)
-        home = np.searchsorted(self.first, index, "right") - 1
         names = self.observations if observations is None else self._known_names(observations)
         if not len(index):
             return self._empty(names)
-        if (home == home[0]).all():
-            place = int(home[0])
+        place = bisect_right(self._first_of, int(index.min())) - 1
+        if int(index.max()) < self._first_of[place + 1]:
             return self._complete(self.segment(place).read(index - self.first[place], observations=names), names)
+        home = np.searchsorted(self.first, index, "right") - 1
         order = np.argsort(home, kind="stable")
         bounds = np.flatnonzero(np.diff(home[order], prepend=-1, append=-1))
         parts = []
@@ -161,10 +163,11 @@ class Snapshot:
             )
             raise InvalidInputError(message)
         index = index.astype(np.int64)
-        if len(index) and (index.min() < -self.num_traces or index.max() >= self.num_traces):
-            message = f"`indices` must be below {self.num_traces}; got {index.min()} to {index.max()}."
+        low, high = (int(index.min()), int(index.max())) if len(index) else (0, -1)
+        if low < -self.num_traces or high >= self.num_traces:
+            message = f"`indices` must be below {self.num_traces}; got {low} to {high}."
             raise InvalidInputError(message)
-        return np.where(index < 0, index + self.num_traces, index)
+        return index if low >= 0 else np.where(index < 0, index + self.num_traces, index)
 
     def _known_names(self, names: Collection[str]) -> list[str]:
         unknown = sorted(set(names) - set(self.observations))

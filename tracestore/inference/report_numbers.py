@@ -125,7 +125,8 @@ def format_seconds(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    minutes = round(whole / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def flatten_fields(fields: Mapping[str, object], prefix: str = "") -> dict[str, str]:

@@ -61,7 +61,7 @@ class Size:
 FULL = Size(
     num_traces=20_000,
     training=TrainConfig(epochs=8),
-    num_ic=10_000,
+    num_ic=20_000,
     num_rmh=40_000,
     chains=4,
     warmup=2_000,

@@ -84,6 +84,23 @@ def test_a_mask_takes_the_marked_rows() -> None:
     assert_same(chosen[1], traces[2])
 
 
+def test_repeated_and_negative_rows_keep_their_failures() -> None:
+    rng = np.random.default_rng(1)
+    layout = make_layout(1, vector=False, observed=False)
+    batch = TraceBatch.from_traces([make_trace(layout, rng, failed=failed) for failed in (False, True)])
+    assert batch.take([1, 0, 1, -1]).failures == dict.fromkeys((0, 2, 3), "ValueError: no")
+
+
+def test_mixed_precision_widens() -> None:
+    rng = np.random.default_rng(1)
+    layout = make_layout(1, vector=False, observed=True)
+    narrow, wide = make_trace(layout, rng), make_trace(layout, rng)
+    wide.observations = {"image": rng.normal(size=(2, 3))}
+    parts = [TraceBatch.from_traces([trace]) for trace in (narrow, wide)]
+    for batch in (TraceBatch.from_traces([narrow, wide]), TraceBatch.concatenate(parts)):
+        np.testing.assert_array_equal(batch.observations["image"][1], wide.observations["image"])
+
+
 def test_a_shared_observation_stays_one_row() -> None:
     rng = np.random.default_rng(1)
     layout = make_layout(1, vector=False, observed=True)

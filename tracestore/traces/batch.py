@@ -155,7 +155,10 @@ class TraceBatch:
         """
         chosen = np.asarray(indices)
         rows = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
-        where = {int(row): place for place, row in enumerate(rows)} if self.failures else {}
+        failures = {}
+        if self.failures:
+            found = ((place, self.failures.get(int(row) % len(self))) for place, row in enumerate(rows))
+            failures = {place: reason for place, reason in found if reason is not None}
         return TraceBatch(
             layouts=self.layouts,
             layout_index=self.layout_index[rows],
@@ -166,7 +169,7 @@ class TraceBatch:
                 name: _repeat(column[0], len(rows)) if is_constant(column) else column[rows]
                 for name, column in self.observations.items()
             },
-            failures={where[row]: reason for row, reason in self.failures.items() if row in where},
+            failures=failures,
             **{name: getattr(self, name)[rows] for name, _ in TRACE_COLUMNS},
         )
 
@@ -323,7 +326,8 @@ def _gather_observations(traces: Sequence[Trace]) -> dict[str, NDArray[np.generi
         if all(value is first for value in found) and len(found) > 1:
             columns[name] = _repeat(first, len(found))
             continue
-        column = np.zeros((len(found), *first.shape), first.dtype)
+        dtype = np.result_type(*(value.dtype for value in found if value is not None))
+        column = np.zeros((len(found), *first.shape), dtype)
         for row, value in enumerate(found):
             if value is not None:
                 _require_shape(name, first.shape, value.shape)
@@ -338,7 +342,8 @@ def _join_observation(name: str, batches: Sequence[TraceBatch]) -> NDArray[np.ge
     num_traces = sum(map(len, batches))
     if all(part is not None and is_constant(part) and np.array_equal(part[0], first[0]) for part in parts):
         return _repeat(first[0], num_traces)
-    joined = np.zeros((num_traces, *first.shape[1:]), first.dtype)
+    dtype = np.result_type(*(part.dtype for part in parts if part is not None))
+    joined = np.zeros((num_traces, *first.shape[1:]), dtype)
     start = 0
     for batch, part in zip(batches, parts, strict=True):
         if part is not None:

@@ -155,9 +155,10 @@ class TraceBatch:
         """
         chosen = np.asarray(indices)
         rows = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
+        rows = np.where(rows < 0, rows + len(self), rows)
         failures = {}
         if self.failures:
-            found = ((place, self.failures.get(int(row) % len(self))) for place, row in enumerate(rows))
+            found = ((place, self.failures.get(int(row))) for place, row in enumerate(rows))
             failures = {place: reason for place, reason in found if reason is not None}
         return TraceBatch(
             layouts=self.layouts,

@@ -11,7 +11,7 @@ ones that single precision represents exactly, and one decay is in flight at a t
 
 import ctypes
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -179,7 +179,9 @@ class Tauola:
         self._draw: Callable[[], float] = float
         self._is_in_flight = False
         self._error: BaseException | None = None
-        self._callback = ctypes.PYFUNCTYPE(ctypes.c_float)(self._numbers().__next__)
+        numbers = self._numbers()
+        next(numbers)  # from here on it is suspended inside its `try`
+        self._callback = ctypes.PYFUNCTYPE(ctypes.c_float)(numbers.__next__)
         self._callback_address = ctypes.cast(self._callback, ctypes.c_void_p).value
         self._products = _Products()
         seed = ctypes.c_ulong(INITIALIZATION_SEED)
@@ -239,7 +241,7 @@ class Tauola:
         found = self._products
         return [Product(found.pid[i], *found.momentum[i]) for i in range(found.size)]
 
-    def _numbers(self) -> Iterator[float]:
+    def _numbers(self) -> Generator[float, None, None]:
         """Yield what TAUOLA receives: the draws, or after an exception safe numbers until the call returns.
 
         An exception cannot cross the library, and a constant could keep a rejection loop spinning for ever. A

@@ -84,7 +84,8 @@ class CalorimeterConfig:
     muon_loss: float = 0.020
     """Energy in GeV that a muon loses per radiation length."""
     noise_sd: float = 0.25
-    """Standard deviation in GeV of the electronic noise of every voxel, the same for all of them."""
+    """Standard deviation in GeV of the electronic noise of every voxel, the same for all of them. The default is tuned:
+    prior importance sampling of a tau decay keeps an ESS of a few in a thousand draws."""
 
     def __post_init__(self) -> None:
         problems = []

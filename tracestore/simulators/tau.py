@@ -47,8 +47,8 @@ DETECTOR = CalorimeterConfig()
 POLARIZATION = (0.0, 0.0, -1.0)
 """Spin of the tau in its rest frame: left-handed for one that flies along the detector's axis."""
 TEST_EVENT_SEED = 308
-"""Seed of the default `test_event`, a decay to pi- pi0. Chosen among many for a posterior that is narrower than the prior
-and within reach of prior importance sampling (ESS/N about 0.009), so its truth says nothing about calibration."""
+"""Seed of the default `test_event`, a decay to pi- pi0. Chosen among many for a posterior that is narrower than the
+prior and within reach of prior importance sampling (ESS/N about 0.009), so its truth says nothing about calibration."""
 
 TAU_MINUS = 15
 INITIALIZATION_SEED = 1

@@ -3,7 +3,8 @@
 Shapes: B runs in one call, S slots, H recurrent state, V value embedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
 __all__ = ["NetworkSession"]
 
 Value = float | NDArray[np.float64]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: a wave is too small to share, and a forked worker has lost the others of its parent."""
+    threads = torch.get_num_threads()
+    if threads != 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads != 1:
+            torch.set_num_threads(threads)
 
 
 class NetworkSession:
@@ -56,7 +70,7 @@ class NetworkSession:
         self._network = network
         self._heads = network.head_list
         self._columns = network.columns
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             self._embedding = network.embed({name: value[None] for name, value in observations.items()})
         self._state = torch.zeros(network.core.num_states, num_slots, config.recurrent_size, device=device)
         self._sample = torch.zeros(num_slots, config.sample_size, device=device)
@@ -65,6 +79,7 @@ class NetworkSession:
         self._active: NDArray[np.bool_] = network.active.cpu().numpy()
         self._row_of_address: dict[int, int] = {}
 
+    @_one_thread()
     @torch.no_grad()
     def propose(
         self,
@@ -94,6 +109,7 @@ class NetworkSession:
                 proposals[place] = self._heads[head].distribution(proposal, priors[place])
         return proposals
 
+    @_one_thread()
     @torch.no_grad()
     def log_prob(self, batch: TraceBatch) -> NDArray[np.float64]:
         """Score recorded traces under the proposals for this session's observation; see `ProposalSession.log_prob`."""

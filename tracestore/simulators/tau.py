@@ -304,9 +304,11 @@ def tau() -> None:
     energetic visible products, zero when there is none) and ``met`` (missing transverse energy: the transverse momentum
     of the neutrinos together), in GeV.
     """
-    momentum = (float(sample(_PX, name="px")), float(sample(_PY, name="py")), float(sample(_PZ, name="pz")))
+    px = sample(_PX, name="px")
+    py = sample(_PY, name="py")
+    pz = sample(_PZ, name="pz")
     addresses = chain(("tauola.channel",), repeat("tauola.random"))
-    products = library().decay(momentum, lambda: float(sample(_UNIT, address=next(addresses))))
+    products = library().decay((float(px), float(py), float(pz)), lambda: float(sample(_UNIT, address=next(addresses))))
     visible = [product for product in products if product.is_visible]
     unseen = [product for product in products if not product.is_visible]
     energies = sorted((product.energy for product in visible), reverse=True)

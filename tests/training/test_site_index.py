@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.training.programs import mixed, simulate
+from tracestore.training import NetworkConfig, ProposalNetwork
+from tracestore.training import site_index as module
+from tracestore.training.heads import head_key
+
+CONFIG = NetworkConfig(recurrent_size=4, head_size=4, max_instance=3)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return simulate(mixed, 60)
+
+
+def network_for(batch):
+    network = ProposalNetwork({"seen": (), "vector": (3,)}, CONFIG)
+    network.grow(batch)
+    return network
+
+
+def modelled(trace):
+    return [
+        place
+        for place, site in enumerate(trace.sites)
+        if site.is_controlled and head_key(site, CONFIG) and site.instance <= CONFIG.max_instance
+    ]
+
+
+def test_a_plan_points_at_the_sites_of_every_trace(batch):
+    network = network_for(batch)
+    plan = network.index.plan(batch)
+    assert plan.batch_sizes.sum() == len(plan.trace) == sum(len(modelled(trace)) for trace in batch)
+    assert (np.diff(plan.batch_sizes) <= 0).all()
+    for row, trace in enumerate(batch):
+        found = np.flatnonzero(plan.trace == row)
+        places = modelled(trace)
+        assert plan.value[found].tolist() == [float(trace.value(place)) for place in places]
+        assert plan.log_prior[found].tolist() == [trace.log_probs[place] for place in places]
+        assert plan.instance[found].tolist() == [trace.sites[place].instance for place in places]
+        assert [network.base_addresses[base] for base in plan.row[found]] == [trace.sites[p].base for p in places]
+        assert plan.previous[found].tolist() == [-1, *found[:-1]][: len(found)]
+        start = batch.parameter_offsets[row]
+        inside = [trace.layout.parameter_offsets[place] for place in places]
+        assert (plan.parameter[found] - start).tolist() == inside
+        rest = [p for p, site in enumerate(trace.sites) if site.is_controlled and p not in places]
+        assert plan.prior_log_prob[row] == pytest.approx(sum(trace.log_probs[place] for place in rest))
+
+
+def test_a_full_index_starts_anew(batch, monkeypatch):
+    network = network_for(batch)
+    expected = network.index.plan(batch)
+    monkeypatch.setattr(module, "MAX_INDEXED_SITES", 10)
+    for _ in range(3):
+        for one, two in zip(network.index.plan(batch), expected, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_rows_arrive_with_the_traces_that_need_them(batch):
+    network = ProposalNetwork({"seen": (), "vector": (3,)}, CONFIG)
+    short = batch.take(np.flatnonzero(batch.num_sites == batch.num_sites.min()))
+    network.grow(short)
+    before, num_rows = dict(network.named_parameters()), len(network.vocabulary)
+    growth = network.grow(batch)
+    assert len(network.vocabulary) > num_rows
+    assert growth[before["address"]] is network.address
+    assert len(network.address) == len(network.vocabulary) == len(network.active)
+    assert network.grow(batch) == {}

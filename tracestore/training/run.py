@@ -89,8 +89,9 @@ def train(
     Examples
     --------
     >>> import tempfile, tracestore as ts
+    >>> from tracestore.simulators import toys
     >>> folder = tempfile.mkdtemp()
-    >>> store = ts.simulate(ts.simulators.toys.gum, folder + "/traces", num_traces=200, seed=1)
+    >>> store = ts.simulate(toys.gum, folder + "/traces", num_traces=200, seed=1)
     >>> network = train(store, folder + "/network", config=TrainConfig(epochs=1))
     >>> len(network.base_addresses), network.summary["num_traces"]
     (1, 200)

@@ -106,7 +106,6 @@ def main() -> int:
 
     # one event whose truth is known, inferred in three ways that share nothing but the simulator
     seen, truth = test_event()
-    use_threads(1)  # from here on, each worker is a process of its own
     posteriors: dict[str, Posterior] = {}
     common = {"workers": args.workers, "seed": seed + 1}
     with phases("infer: IC") as observer:
@@ -139,7 +138,7 @@ def main() -> int:
 
 
 def use_threads(number: int) -> None:
-    """Let torch use so many threads; processes that share the cores take one each."""
+    """Let torch use so many threads."""
     import torch
 
     torch.set_num_threads(number)

@@ -260,7 +260,7 @@ class ProposalNetwork(nn.Module):
         InvalidInputError
             When names or shapes differ from those of the training data, or a value is not finite.
         """
-        found = {name: np.asarray(value, np.float32) for name, value in observations.items()}
+        found = {name: np.array(value, np.float32) for name, value in observations.items()}
         shapes = {name: value.shape for name, value in found.items()}
         if shapes != self.observation.shapes:
             message = (

@@ -1,10 +1,14 @@
 """Proposals for one observation: the network as an inference engine uses it, many running simulators at a time.
 
+The recurrent state is advanced only when a proposal needs it: sites that the prior serves wait in their slot's queue,
+and a trace that meets no further proposal never pays for them.
+
 Shapes: B runs in one call, S slots, H recurrent state, V value embedding.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +20,8 @@ from tracestore.errors import InvalidInputError
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.distributions import Distribution
 from tracestore.traces.layout import Site
-from tracestore.training.steps import group_by_head, value_places
+from tracestore.training.proposals import Head
+from tracestore.training.steps import HeadGroup, group_by_head, value_places
 
 if TYPE_CHECKING:
     from tracestore.training.network import ProposalNetwork
@@ -24,6 +29,27 @@ if TYPE_CHECKING:
 __all__ = ["NetworkSession"]
 
 Value = float | NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A modelled site that a slot has visited."""
+
+    row: int
+    instance: int
+    prior: NDArray[np.float64]
+    value: float | None = None
+    """What was drawn there; None until the slot reports it."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One running simulator."""
+
+    last: _Visit | None = None
+    """The site up to which the recurrent state has advanced."""
+    queue: list[_Visit] = field(default_factory=list)
+    """Sites visited since."""
 
 
 @contextmanager
@@ -68,19 +94,17 @@ class NetworkSession:
             raise InvalidInputError(message, num_slots=num_slots)
         config, device = network.config, network.device
         self._network = network
+        self._device = device
         self._heads = network.head_list
         self._columns = network.columns
         with torch.no_grad(), _one_thread():
             self._embedding = network.embed({name: value[None] for name, value in observations.items()})
         self._state = torch.zeros(network.core.num_states, num_slots, config.recurrent_size, device=device)
-        self._sample = torch.zeros(num_slots, config.sample_size, device=device)
-        # per slot: row and prior of the last modelled site, while its value is not known yet
-        self._open: list[tuple[int, NDArray[np.float64]] | None] = [None] * num_slots
-        self._active: NDArray[np.bool_] = network.active.cpu().numpy()
+        self._nothing = torch.zeros(config.sample_size, device=device)
+        self._slots = [_Slot() for _ in range(num_slots)]
+        self._active: list[list[bool]] = network.active.tolist()
         self._row_of_address: dict[int, int] = {}
 
-    @_one_thread()
-    @torch.no_grad()
     def propose(
         self,
         slots: Sequence[int],
@@ -89,24 +113,19 @@ class NetworkSession:
         previous: Sequence[Value | None],
     ) -> list[Distribution | None]:
         """Propose for the next controlled site of several runs at once; see `ProposalSession.propose`."""
-        self._take_previous(slots, previous)
-        rows = [self._row(site) for site in sites]
-        modelled = [place for place, row in enumerate(rows) if row >= 0]
+        served = []
+        for place, (slot, site, prior, value) in enumerate(zip(slots, sites, priors, previous, strict=True)):
+            self._take_previous(slot, value)
+            row = self._row(site)
+            if row >= 0:
+                self._slots[slot].queue.append(_Visit(row, site.instance, prior.parameters()))
+                if self._active[row][site.instance]:
+                    served.append(place)
         proposals: list[Distribution | None] = [None] * len(slots)
-        if not modelled:
-            return proposals
-        parameters = [priors[place].parameters() for place in modelled]
-        for place, found in zip(modelled, parameters, strict=True):
-            self._open[slots[place]] = (rows[place], found)
-        row_B = np.array([rows[place] for place in modelled], np.int64)
-        instance_B = np.array([sites[place].instance for place in modelled], np.int64)
-        state_BH = self._advance([slots[place] for place in modelled], row_B, instance_B)
-        served = np.flatnonzero(self._active[row_B, instance_B])
-        if len(served):
-            chosen = [parameters[index] for index in served]
-            for index, proposal, head in self._proposals(state_BH, row_B, served, chosen):
-                place = modelled[index]
-                proposals[place] = self._heads[head].distribution(proposal, priors[place])
+        if served:
+            found = self._serve([slots[place] for place in served])
+            for place, (proposal, head) in zip(served, found, strict=True):
+                proposals[place] = head.distribution(proposal, priors[place])
         return proposals
 
     @_one_thread()
@@ -127,67 +146,68 @@ class NetworkSession:
             row = self._row_of_address[site.id] = self._network.vocabulary.find(site)
         return row
 
-    def _take_previous(self, slots: Sequence[int], previous: Sequence[Value | None]) -> None:
-        """Start slots anew where a trace starts; elsewhere embed the value that the last modelled site drew."""
-        fresh = [slot for slot, value in zip(slots, previous, strict=True) if value is None]
-        if fresh:
-            self._state[:, fresh] = 0.0
-            self._sample[fresh] = 0.0
-            for slot in fresh:
-                self._open[slot] = None
-        drawn = [
-            (slot, *last, float(value))
-            for slot, value in zip(slots, previous, strict=True)
-            if value is not None and (last := self._open[slot]) is not None
-        ]
-        if not drawn:
+    def _take_previous(self, slot: int, value: Value | None) -> None:
+        """Start a slot anew where a trace starts; elsewhere note what the last modelled site drew."""
+        state = self._slots[slot]
+        if value is None:
+            if state.last is not None:
+                self._state[:, slot] = 0.0
+            self._slots[slot] = _Slot()
             return
-        where, rows, priors, values = zip(*drawn, strict=True)
-        for slot in where:
-            self._open[slot] = None
-        self._sample[list(where)] = self._embed_values(np.array(rows, np.int64), priors, np.array(values))
+        visit = state.queue[-1] if state.queue else state.last
+        if visit is not None and visit.value is None:
+            visit.value = float(value)
 
-    def _embed_values(
-        self, rows: NDArray[np.int64], priors: Sequence[NDArray[np.float64]], values: NDArray[np.float64]
-    ) -> Tensor:
-        network, device = self._network, self._network.device
-        groups = group_by_head(rows, self._columns, self._heads, *_flatten(priors), device)
-        count = torch.from_numpy(self._columns.num_entries[rows]).to(device)
-        first = torch.from_numpy(self._columns.first_entry[rows]).to(device)
-        place = value_places(groups, self._heads, torch.from_numpy(values).to(device), count)
-        embedded: Tensor = network.value(first, count, place)
-        return embedded
-
-    def _advance(self, slots: list[int], rows: NDArray[np.int64], instances: NDArray[np.int64]) -> Tensor:
-        """Advance the recurrent state of some slots by one site; returns the outputs, shape ``(B, H)``."""
-        network, device = self._network, self._network.device
-        x_BI = network.core_inputs(
-            self._embedding.expand(len(slots), -1),
-            torch.from_numpy(rows).to(device),
-            torch.from_numpy(instances).to(device),
-            self._sample[slots],
-        )
-        state_SBH = network.core.step(x_BI, self._state[:, slots])
+    @_one_thread()
+    @torch.no_grad()
+    def _serve(self, slots: list[int]) -> list[tuple[NDArray[np.float64], Head]]:
+        """Advance some slots through their queues; returns parameters and head of the proposal at the last site."""
+        queues = [self._slots[slot].queue for slot in slots]
+        before = [self._slots[slot].last for slot in slots]
+        samples = self._embed_values([[last, *queue[:-1]] for last, queue in zip(before, queues, strict=True)])
+        state_SBH = self._state[:, slots]
+        for step in range(max(map(len, queues))):
+            live = [place for place, queue in enumerate(queues) if step < len(queue)]
+            visits = [queues[place][step] for place in live]
+            x_BI = self._network.core_inputs(
+                self._embedding.expand(len(live), -1),
+                torch.tensor([visit.row for visit in visits], device=self._device),
+                torch.tensor([visit.instance for visit in visits], device=self._device),
+                torch.stack([samples[place][step] for place in live]),
+            )
+            state_SBH[:, live] = self._network.core.step(x_BI, state_SBH[:, live])
         self._state[:, slots] = state_SBH
-        return state_SBH[0]
+        last = [queue[-1] for queue in queues]
+        for slot, visit in zip(slots, last, strict=True):
+            self._slots[slot] = _Slot(last=visit)
+        return self._proposals(state_SBH[0], last)
 
-    def _proposals(
-        self, state_BH: Tensor, rows: NDArray[np.int64], served: NDArray[np.int64], priors: list[NDArray[np.float64]]
-    ) -> list[tuple[int, NDArray[np.float64], int]]:
-        """Return (position in the call, parameters of the proposal, head) for the served positions."""
-        device = self._network.device
-        state_GH = state_BH[torch.from_numpy(served).to(device)]
-        found = []
-        for group in group_by_head(rows[served], self._columns, self._heads, *_flatten(priors), device):
-            proposal = self._heads[group.head](state_GH[group.index_G], group.rows_G, group.priors).cpu().numpy()
-            found += [
-                (int(served[index]), row, group.head)
-                for index, row in zip(group.index_G.tolist(), proposal, strict=True)
-            ]
-        return found
+    def _embed_values(self, runs: Sequence[Sequence[_Visit | None]]) -> list[list[Tensor]]:
+        """Embed what was drawn at the sites before each step; zeros before the first site of a trace."""
+        visits = [visit for run in runs for visit in run if visit is not None]
+        if not visits:
+            return [[self._nothing] * len(run) for run in runs]
+        rows, groups = self._group(visits)
+        values = torch.tensor([visit.value for visit in visits], dtype=torch.float64, device=self._device)
+        count = torch.from_numpy(self._columns.num_entries[rows]).to(self._device)
+        first = torch.from_numpy(self._columns.first_entry[rows]).to(self._device)
+        place = value_places(groups, self._heads, values, count)
+        embedded = iter(self._network.value(first, count, place).unbind(0))
+        return [[self._nothing if visit is None else next(embedded) for visit in run] for run in runs]
 
+    def _proposals(self, state_BH: Tensor, visits: Sequence[_Visit]) -> list[tuple[NDArray[np.float64], Head]]:
+        """Apply the heads; returns parameters and head of each proposal."""
+        found: dict[int, tuple[NDArray[np.float64], Head]] = {}
+        for group in self._group(visits)[1]:
+            head = self._heads[group.head]
+            proposal = head(state_BH.index_select(0, group.index_G), group.rows_G, group.priors).cpu().numpy()
+            found.update((place, (row, head)) for place, row in zip(group.index_G.tolist(), proposal, strict=True))
+        return [found[place] for place in range(len(visits))]
 
-def _flatten(arrays: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Join arrays; returns the numbers and where each array starts."""
-    sizes = np.array([len(array) for array in arrays], np.int64)
-    return np.concatenate(arrays), np.cumsum(sizes) - sizes
+    def _group(self, visits: Sequence[_Visit]) -> tuple[NDArray[np.int64], tuple[HeadGroup, ...]]:
+        """Return the rows of visits, and the visits grouped by head."""
+        rows = np.array([visit.row for visit in visits], np.int64)
+        sizes = np.array([len(visit.prior) for visit in visits], np.int64)
+        parameters = np.concatenate([visit.prior for visit in visits])
+        starts = np.cumsum(sizes) - sizes
+        return rows, group_by_head(rows, self._columns, self._heads, parameters, starts, self._device)

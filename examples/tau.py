@@ -60,8 +60,9 @@ class Size:
 
 FULL = Size(
     num_traces=20_000,
-    training=TrainConfig(epochs=8),
-    num_ic=20_000,
+    # the first draws of TAUOLA choose the channel and the two-body angles; the network leaves the rest to the prior
+    training=TrainConfig(network=NetworkConfig(max_instance=4), epochs=8),
+    num_ic=40_000,
     num_rmh=40_000,
     chains=4,
     warmup=2_000,

@@ -16,8 +16,8 @@ def test_a_configuration_survives_json(config):
 
 
 def test_an_unknown_field_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidInputError, match="has no field widht; its fields are recurrent, recurrent_size"):
-        NetworkConfig.from_dict({"widht": 3})
+    with pytest.raises(InvalidInputError, match="has no field breadth; its fields are recurrent, recurrent_size"):
+        NetworkConfig.from_dict({"breadth": 3})
 
 
 def test_another_version_is_refused():

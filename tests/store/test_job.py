@@ -42,7 +42,7 @@ def test_same_job_is_accepted():
     JOB.require_same(Job.from_json(JOB.to_json()), "out")
 
 
-@pytest.mark.parametrize("value", [float("nan"), np.int64(1), object()], ids=repr)
+@pytest.mark.parametrize("value", [float("nan"), np.int64(1), object()], ids=["nan", "numpy", "object"])
 def test_fields_must_be_json(value):
     with pytest.raises(InvalidInputError, match="must be JSON"):
         Job("simulate", {"seed": value})

@@ -164,9 +164,9 @@ class TrainConfig(_Config):
     """Traces per step; by default 64 for small stores up to 256 for large ones."""
     epochs: int | None = None
     """Passes over the store; by default about 160,000 traces' worth, between 2 and 30."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Highest learning rate of Adam, reached at the end of the warm-up."""
-    final_learning_rate: float = 2e-5
+    final_learning_rate: float = 4e-5
     """Learning rate at the last step."""
     schedule: Literal["constant", "polynomial", "cosine"] = "cosine"
     """Decay from the highest to the final learning rate; ``polynomial`` is of second order."""

@@ -1,6 +1,6 @@
-"""The packed pass over mixed trace types computes what a plain loop over traces and sites computes."""
+"""The network as a whole: batches of mixed trace types, sessions of many slots, and that both agree."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from tracestore.samplers.torch_loader import TensorBatch
 from tracestore.traces import SiteKind, Trace, TraceBatch
 from tracestore.traces.distributions import Distribution, from_parameters
 from tracestore.training.network import ProposalNetwork
-from tracestore.training.proposals import Head
 
 
 @pytest.fixture(scope="module")
@@ -43,67 +42,9 @@ def controlled(trace: Trace) -> list[int]:
     return [i for i, site in enumerate(trace.sites) if site.kind is SiteKind.SAMPLE and site.is_controlled]
 
 
-def reference(network: ProposalNetwork, trace: Trace) -> torch.Tensor:
-    """Log q of one trace, site by site, with the recurrent cell applied by hand."""
-    observed = {name: torch.as_tensor(value, dtype=torch.float32)[None] for name, value in trace.observations.items()}
-    embedding = network.embed(observed)
-    weights = dict(network.core.named_parameters())
-    state = (torch.zeros(1, TINY.recurrent_size), torch.zeros(1, TINY.recurrent_size))
-    sample = torch.zeros(1, TINY.sample_size)
-    total = torch.zeros((), dtype=torch.float64)
-    for position in controlled(trace):
-        site, prior, value = trace.sites[position], prior_of(trace, position), trace.value(position)
-        place = network.vocabulary.find(site)
-        if place < 0:
-            total = total + prior.log_prob(value)
-            continue
-        row = network.vocabulary.rows[place]
-        head = network.heads[row.head]
-        assert isinstance(head, Head)
-        x = network.core_inputs(embedding, torch.tensor([place]), torch.tensor([site.instance]), sample)
-        state = cell(weights, x, state)
-        priors = torch.zeros(1, max(head.prior_width, site.num_parameters), dtype=torch.float64)
-        priors[0, : site.num_parameters] = torch.from_numpy(prior.parameters())
-        proposal = head(state[0], torch.tensor([row.head_row]), priors)
-        x_value = torch.tensor([float(value)], dtype=torch.float64)
-        log_prior = torch.tensor([prior.log_prob(value)], dtype=torch.float64)
-        total = total + head.log_prob(proposal, priors, x_value, log_prior)[0]
-        coordinate = head.coordinate(priors, x_value)
-        entry = coordinate.clamp(max=row.num_entries - 1) if row.is_discrete else coordinate * (row.num_entries - 1)
-        sample = network.value(torch.tensor([row.first_entry]), torch.tensor([row.num_entries]), entry)
-    return total
-
-
-def cell(
-    weights: Mapping[str, torch.Tensor], x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One LSTM step from the textbook (input, forget, cell, output)."""
-    found: dict[str, torch.Tensor] = {}
-    for name, weight in weights.items():
-        found[next(key for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if key in name)] = weight
-    gates = x @ found["weight_ih"].T + found["bias_ih"] + state[0] @ found["weight_hh"].T + found["bias_hh"]
-    i, f, g, o = gates.chunk(4, dim=1)
-    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
 def packed(network: ProposalNetwork, batch: TraceBatch) -> torch.Tensor:
     tensors = TensorBatch.from_batch(batch, np.arange(len(batch)))
     return network.trace_log_probs(network.steps(tensors), network.embed(tensors.observations))
-
-
-def test_log_q_and_gradients_equal_a_loop_over_traces(network: ProposalNetwork, batch: TraceBatch) -> None:
-    assert len(batch.layouts) > 10
-    found = packed(network, batch)
-    expected = torch.stack([reference(network, trace) for trace in batch])
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    one = torch.autograd.grad(found.mean(), parameters, materialize_grads=True)
-    two = torch.autograd.grad(expected.mean(), parameters, materialize_grads=True)
-    assert sum(bool(gradient.abs().max() > 1e-4) for gradient in one) > 15
-    for a, b in zip(one, two, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_order_and_company_of_traces_do_not_matter(network: ProposalNetwork, batch: TraceBatch) -> None:

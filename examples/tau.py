@@ -5,7 +5,7 @@ calorimeter saw in one event, what was the momentum, which way did the tau decay
 
 Every phase may be interrupted; the same command continues it. Everything is written below one directory.
 
-    python examples/tau.py                     about ten minutes on two cores
+    python examples/tau.py                     five to ten minutes on two cores
     python examples/tau.py --reduced           every phase at a toy size, within a minute
 """
 

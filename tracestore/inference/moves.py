@@ -12,6 +12,7 @@ treats them alike. The number of sites may change freely.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple, NoReturn
@@ -67,7 +68,7 @@ def role_of(site: Site, prior: Distribution, joint_names: frozenset[str] | None)
     return Role.WALKED if walks and not prior.is_discrete else Role.NAMED
 
 
-class Move:
+class Move(ABC):
     """Base of the moves: collects the draws of the rerun.
 
     Parameters
@@ -84,9 +85,9 @@ class Move:
         self.log_ratio = 0.0
         self.is_rejected = False
 
+    @abstractmethod
     def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
         """Give a draw of the rerun its value."""
-        raise NotImplementedError
 
     def _fresh(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
         value = prior.sample(rng)

@@ -162,7 +162,8 @@ def rows(toy: Toy, folder: Path, draws: int, training_traces: int) -> list[str]:
             evidence = cell(posterior.log_evidence, exact.log_evidence, posterior.log_evidence_se)
         lines.append(
             f"| {name} | {engine} | {cell(mean, exact.mean, posterior.mcse('result'))} "
-            f"| {cell(sd, exact.sd, sd_error(posterior, mean, sd))} | {evidence} | {posterior.ess / draws:.3f} | {efficiency:.3f} |"
+            f"| {cell(sd, exact.sd, sd_error(posterior, mean, sd))} "
+            f"| {evidence} | {posterior.ess / draws:.3f} | {efficiency:.3f} |"
         )
     return lines
 

@@ -72,6 +72,21 @@ def test_failures_are_counted_and_the_others_go_on(tmp_path: Path) -> None:
     assert isinstance(events[-1], PhaseFinished)
 
 
+def test_an_interrupt_in_one_process_keeps_finished_chunks(tmp_path: Path) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PhaseAdvanced) and event.done == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ts.simulate(toys.gum, tmp_path / "s", num_traces=100, seed=1, chunk_size=10, observer=interrupt)
+    assert sorted(TraceStore.open(tmp_path / "s").column("stream").tolist()) == list(range(30))
+    events: list[Event] = []
+    store = ts.simulate(toys.gum, tmp_path / "s", num_traces=100, seed=1, chunk_size=10, observer=events.append)
+    assert isinstance(events[0], PhaseStarted)
+    assert events[0].done == 30
+    assert by_stream(store) == by_stream(ts.simulate(toys.gum, tmp_path / "t", num_traces=100, seed=1))
+
+
 @pytest.mark.processes
 def test_workers_do_not_change_the_traces(tmp_path: Path) -> None:
     one = ts.simulate(toys.gum_marsaglia, tmp_path / "one", num_traces=300, seed=3)

@@ -1,4 +1,4 @@
-"""The ``arrow/1`` encoding: the conformance suite, and what docs/format_spec.md says of its files."""
+"""The ``arrow/2`` encoding: the conformance suite, and what docs/format_spec.md says of its files."""
 
 import json
 from dataclasses import replace
@@ -11,12 +11,14 @@ from tests.suites.batches import make_batch, make_layout, make_site, with_observ
 from tests.suites.segment_suite import SegmentSuite
 from tracestore.errors import InvalidInputError
 from tracestore.formats import arrow
-from tracestore.formats.ipc import BLOCK_BYTES
+from tracestore.formats.segment_writer import BLOCK_BYTES
+from tracestore.storage import LocalStorage
 from tracestore.traces import Layout, Site, SiteKind
 
 
 class TestArrow(SegmentSuite):
     backend = "arrow"
+    column_file = "{}.arrow"
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_tiles_are_site_major_and_do_not_straddle_blocks(big):  # 3.16.1, 3.16.2
     runs = pa.ipc.open_file(directory / "runs.arrow").read_all().to_pylist()
     constants = pa.ipc.open_file(directory / "constants.arrow").read_all().to_pylist()
     bounds = set(np.cumsum(seal["files"]["log_probs.arrow"]["rows"]).tolist())
-    batch = arrow.open_segment(directory, entry).read(slice(None), observations=())
+    batch = arrow.open_segment(LocalStorage(directory), entry).read(slice(None), observations=())
     row = 0
     for run in runs:
         shared = [one for one in constants if one["column"] == 1 and one["layout"] == run["layout"]]
@@ -108,7 +110,7 @@ def test_values_touch_only_their_column(big):
     directory, entry, _ = big
     for name in ("log_probs.arrow", "parameters.arrow", "obs-0.arrow", "traces.arrow"):
         (directory / name).unlink()
-    reader = arrow.open_segment(directory, entry)
+    reader = arrow.open_segment(LocalStorage(directory), entry)
     found = reader.values("loop~Normal#5")
     assert found is not None
     values, rows = found
@@ -118,13 +120,13 @@ def test_values_touch_only_their_column(big):
 def test_values_check_the_blocks_that_they_touch_only(big):
     directory, entry, seal = big
     record = seal["files"]["values.arrow"]
-    runs = arrow.open_segment(directory, entry).runs
+    runs = arrow.open_segment(LocalStorage(directory), entry).runs
     last_short = int(runs.starts[0][1])  # the short layout comes first
     block = int(np.searchsorted(np.cumsum(record["rows"]), last_short, "right")) + 1
     with (directory / "values.arrow").open("r+b") as file:
         file.seek(record["data"][block][0])
         file.write(b"\xff" * 8)
-    reader = arrow.open_segment(directory, entry)
+    reader = arrow.open_segment(LocalStorage(directory), entry)
     reader.read(slice(0, 100))
     with pytest.raises(ValueError, match=rf"values\.arrow, block {block}"):
         reader.values("loop~Normal#5")
@@ -135,7 +137,11 @@ def test_names_of_observations_are_never_file_names(tmp_path):
     batch = make_batch(1, 3, [Layout((make_site("mu", 1, SiteKind.SAMPLE),))])
     batch = replace(batch, observations={site.name: np.arange(3.0)})
     entry = arrow.write_segment(tmp_path, [batch], segment_id="odd", flush=False)
-    assert arrow.open_segment(tmp_path, entry).read(slice(0, 3)).observations[site.name].tolist() == [0.0, 1.0, 2.0]
+    assert arrow.open_segment(LocalStorage(tmp_path), entry).read(slice(0, 3)).observations[site.name].tolist() == [
+        0.0,
+        1.0,
+        2.0,
+    ]
     assert (tmp_path / "obs-0.arrow").exists()
 
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from tracestore.errors import ChecksumError, FormatError, InvalidInputError
+from tracestore.storage import LocalStorage
 from tracestore.formats.document import decode_document, encode_document, read_document, require_format
 
 MEMBERS = {"format": "example", "numbers": [1, 2.5, None, True], "text": "Übung \u2028 \x1f", "nested": {"a": {}}}
@@ -47,7 +48,7 @@ def test_what_is_not_json_is_refused(value):
 
 def test_missing_file(tmp_path):
     with pytest.raises(FormatError, match=r"gone\.json is missing"):
-        read_document(tmp_path / "gone.json")
+        read_document(LocalStorage(tmp_path), "gone.json")
 
 
 def test_another_format():

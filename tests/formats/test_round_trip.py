@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.suites.batches import SHAPES, assert_same, make_batch, make_layout
 from tracestore.formats import columns, open_format
 from tracestore.formats.columns import cut_segment
+from tracestore.storage import LocalStorage
 
 LAYOUT = st.builds(
     make_layout,
@@ -56,7 +57,7 @@ def test_round_trip(batch, keep_order, num_parts, data):
     expected = batch.take(order)
     with tempfile.TemporaryDirectory() as folder:
         entry = arrow.write_segment(Path(folder), parts, segment_id="x", keep_order=keep_order, flush=False)
-        reader = arrow.open_segment(Path(folder), entry)
+        reader = arrow.open_segment(LocalStorage(Path(folder)), entry)
         assert_same(reader.read(slice(None)), expected)
         failures = {place: expected.failures[row] for place, row in enumerate(rows) if row in expected.failures}
         wanted = replace(expected.take(np.array(rows, np.int64)), failures=failures)
@@ -71,17 +72,17 @@ def test_round_trip(batch, keep_order, num_parts, data):
 
 @given(batches(), st.integers(1, 7))
 def test_tiles_hold_every_stored_number_once(batch, most_traces):
-    tile_size = columns.MAX_TILE_TRACES
-    columns.MAX_TILE_TRACES = most_traces
+    tile_size = columns.MAX_TILE_STATES
+    columns.MAX_TILE_STATES = most_traces
     try:
         cut = cut_segment([batch], keep_order=True)
     finally:
-        columns.MAX_TILE_TRACES = tile_size
-    assert (cut.runs.tile_traces <= most_traces).all()
+        columns.MAX_TILE_STATES = tile_size
+    assert (cut.runs.tile_states <= most_traces).all()
     for index, name in enumerate(columns.SITE_COLUMNS):
-        flat = getattr(batch, name)
+        flat = getattr(cut.states, name)
         stored, shared = sum(map(len, cut.tiles(index))), cut.constants[index]
-        counts = np.bincount(cut.batch.layout_index, minlength=len(cut.layouts))
+        counts = np.bincount(cut.states.layout_index, minlength=len(cut.layouts))
         assert stored + counts[shared.layout].sum() == len(flat)
         # a layout with one trace keeps its numbers, so that the table of constants stays small
         assert not (counts[shared.layout] == 1).any()

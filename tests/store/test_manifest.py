@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from tests.store.stores import JOB, make_store
 from tracestore.errors import ChecksumError, FormatError, StoreNotFoundError
 from tracestore.formats import SegmentEntry
+from tracestore.storage import LocalStorage
 from tracestore.store.manifest import (
-    AddressPiece,
+    DictionaryPiece,
     Commit,
     Manifest,
     latest_version,
-    manifest_path,
+    manifest_file,
     publish_manifest,
     read_manifest,
 )
@@ -23,13 +24,12 @@ ENTRY = SegmentEntry("s", "arrow/1", 3, 0, 100, "aa", "bb")
 
 @pytest.fixture
 def root(tmp_path):
-    (tmp_path / "manifests").mkdir()
-    return tmp_path
+    return LocalStorage(tmp_path)
 
 
 def test_manifest_survives_the_disk(root):
     commit = Commit("w-0", "cc", JOB.hash, ((0, 3),), has_state=True)
-    pieces = (AddressPiece("dd", 7),)
+    pieces = (DictionaryPiece("dd", 7),)
     manifest = Manifest(1, (ENTRY,), (commit,), {JOB.hash: JOB}, pieces)
     published = publish_manifest(root, manifest)
     found = read_manifest(root, 1)
@@ -58,16 +58,16 @@ def test_losing_to_the_same_content_is_success(root):
 @pytest.mark.parametrize("num_versions", [3, 4, 11])
 def test_newest_is_found_whatever_the_hint_says(root, hint, num_versions):  # 2.6, 2.18
     for version in range(1, num_versions + 1):
-        manifest_path(root, version).write_text("")
+        root.create(manifest_file(version), b"")
     if hint is not None:
-        (root / "manifests" / "LATEST").write_bytes(hint)
+        (root.root / "manifests" / "LATEST").write_bytes(hint)
     assert latest_version(root) == num_versions
 
 
 def test_missing_newest_manifest_is_an_error(root):  # 2.6
     publish_manifest(root, Manifest(1, (ENTRY,)))
     publish_manifest(root, Manifest(2))
-    manifest_path(root, 2).unlink()
+    (root.root / manifest_file(2)).unlink()
     with pytest.raises(FormatError, match=r"manifests/v0+2\.json is missing"):
         latest_version(root)
 
@@ -75,12 +75,12 @@ def test_missing_newest_manifest_is_an_error(root):  # 2.6
 def test_missing_version_names_the_newest(tmp_path):
     make_store(tmp_path / "store")
     with pytest.raises(StoreNotFoundError, match="no version 9; the newest is 1"):
-        read_manifest(tmp_path / "store", 9)
+        read_manifest(LocalStorage(tmp_path / "store"), 9)
 
 
 def test_altered_manifest_is_refused(root):
     publish_manifest(root, Manifest(1, (ENTRY,)))
-    path = manifest_path(root, 1)
+    path = root.root / manifest_file(1)
     path.write_bytes(path.read_bytes().replace(b'"num_traces": 3', b'"num_traces": 4', 1))
     with pytest.raises(ChecksumError, match=r"manifests/v0+1\.json"):
         read_manifest(root, 1)

@@ -1,7 +1,9 @@
-"""The ``arrow/1`` segment encoding: uncompressed Arrow IPC files, memory-mapped, checksummed by block (format 3)."""
+"""The ``arrow`` segment encodings: Arrow IPC files, memory-mapped, checksummed by block (format 3).
 
-import re
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+``arrow/1`` is read; ``arrow/2``, which adds states, loose layouts and codecs, is read and written.
+"""
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -9,27 +11,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tracestore.errors import FormatError, InvalidInputError
-from tracestore.formats.arrow_reader import ArrowSegmentReader
-from tracestore.formats.base import SegmentEntry, SegmentRuns, Verify
-from tracestore.formats.columns import SITE_COLUMNS, SegmentColumns, cut_segment
-from tracestore.formats.dictionary import dictionary_tables
-from tracestore.formats.document import JSON, encode_document, flush_file, read_document, require_format
-from tracestore.formats.ipc import BLOCK_BYTES, BlockWriter, write_table
-from tracestore.formats.observations import ObservationRows, gather_observations
-from tracestore.formats.segment_files import ENCODING, RUNS, SegmentFiles
-from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
+from tracestore.errors import FormatError
+from tracestore.formats.base import CodecChoice, ObservationInfo, SegmentEntry, SegmentRuns, Verify
+from tracestore.formats.blocks import BlockFile
+from tracestore.formats.chunks import ChunkIndex, ChunkRows
+from tracestore.formats.codecs import rows_per_chunk
+from tracestore.formats.document import JSON
+from tracestore.formats.ipc import BlockWriter, ChunkWriter, decode_chunk, read_table, write_table
+from tracestore.formats.observation_column import BlockRows, StoredRows
+from tracestore.formats.observations import ObservationRows
+from tracestore.formats.reader import ColumnarReader
+from tracestore.formats.segment_files import SegmentFiles, read_any_seal
+from tracestore.formats.segment_writer import BLOCK_BYTES, Files, write_traces
+from tracestore.storage import Storage
+from tracestore.traces.batch import TraceBatch
 from tracestore.traces.layout import Layout
 
 __all__ = ["ENCODINGS", "open_segment", "read_runs", "read_seal", "write_segment"]
 
-ENCODINGS = (ENCODING,)
-"""Encodings that this backend reads."""
+ENCODINGS = ("arrow/1", "arrow/2")
+"""Encodings that this backend reads; it writes the last."""
 
-_FLOAT64 = np.dtype("<f8")
-_SEGMENT_ID = re.compile(r"[0-9a-z_-]{1,64}")
-
-Files = dict[str, dict[str, JSON]]
+_RUNS = "runs.arrow"
 
 
 def write_segment(
@@ -38,6 +41,8 @@ def write_segment(
     *,
     segment_id: str,
     keep_order: bool = False,
+    codec: CodecChoice = "auto",
+    is_remote: bool = False,
     origin: Mapping[str, object] | None = None,
     flush: bool = True,
 ) -> SegmentEntry:
@@ -53,6 +58,10 @@ def write_segment(
         Name of the segment: 1 to 64 characters of ``0-9 a-z - _``.
     keep_order
         Keep the rows as given; otherwise order them by number of sites, trace type, layout and stream.
+    codec
+        How observations are compressed: ``auto`` tries a sample of each.
+    is_remote
+        The segment will be read over a network.
     origin
         What a recovery needs to publish the segment; part of the seal.
     flush
@@ -66,7 +75,7 @@ def write_segment(
     Raises
     ------
     InvalidInputError
-        When there is no trace, or a trace cannot be stored.
+        When there is no trace, a trace cannot be stored, or a codec is unknown.
 
     Examples
     --------
@@ -75,65 +84,33 @@ def write_segment(
     >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
     >>> folder = Path("segment"); folder.mkdir()
     >>> entry = write_segment(folder, [batch], segment_id="first")
-    >>> len(open_segment(folder, entry).read(slice(0, 2)))
+    >>> len(open_segment(LocalStorage(folder), entry).read(slice(0, 2)))
     2
     """
-    if not _SEGMENT_ID.fullmatch(segment_id):
-        message = f"A segment id has 1 to 64 characters of 0-9 a-z - _; got {segment_id!r}."
-        raise InvalidInputError(message, segment_id=segment_id)
-    batches = [batch for batch in batches if len(batch)]
-    if not batches:
-        message = "A segment needs at least one trace; got none."
-        raise InvalidInputError(message)
-    observations = gather_observations(batches)
-    columns = cut_segment(batches, keep_order=keep_order)
-    files: Files = {}
-    _write_tables(directory, columns, files)
-    constants = _write_trace_columns(directory, columns.batch, files)
-    for index, name in enumerate(SITE_COLUMNS):
-        _write_site_column(directory / f"{name}.arrow", columns, index, files)
-    records = [
-        _write_observation(directory / f"obs-{index}.arrow", rows, columns.order, files)
-        for index, rows in enumerate(observations)
-    ]
-    nbytes = sum(cast("int", record["size"]) for record in files.values())
-    num_failed = int(np.count_nonzero(columns.batch.status))
-    members: dict[str, object] = {
-        "format": "tracestore-segment",
-        "encoding": ENCODING,
-        "id": segment_id,
-        "num_traces": len(columns.batch),
-        "num_failed": num_failed,
-        "num_runs": len(columns.runs.layout),
-        "num_layouts": len(columns.layouts),
-        "num_sites": int(columns.batch.num_sites.sum()),
-        "nbytes": nbytes,
-        "constants": constants,
-        "observations": records,
-        "files": files,
-    }
-    if origin is not None:
-        members["origin"] = origin
-    (directory / "seal.json").write_bytes(encode_document(members))
-    if flush:
-        for path in sorted(directory.iterdir()):
-            flush_file(path)
-        flush_file(directory)
-    return read_seal(directory)[0]
+    return write_traces(
+        ArrowSink(directory),
+        batches,
+        segment_id=segment_id,
+        keep_order=keep_order,
+        codec=codec,
+        is_remote=is_remote,
+        origin=origin,
+        flush=flush,
+    )
 
 
 def open_segment(
-    directory: Path,
+    storage: Storage,
     entry: SegmentEntry,
     *,
     verify: Verify = "first",
     layouts: MutableMapping[int, Layout] | None = None,
-) -> ArrowSegmentReader:
+) -> ColumnarReader:
     """Open a sealed segment; files are opened when they are needed.
 
     Parameters
     ----------
-    directory
+    storage
         The segment.
     entry
         What the manifest says of it.
@@ -142,10 +119,10 @@ def open_segment(
     layouts
         Known layouts by id, shared between segments; read and added to.
     """
-    return ArrowSegmentReader(directory, entry, verify=verify, layouts={} if layouts is None else layouts)
+    return ColumnarReader(ArrowFiles(storage, entry, verify), {} if layouts is None else layouts)
 
 
-def read_runs(directory: Path, entry: SegmentEntry) -> SegmentRuns:
+def read_runs(storage: Storage, entry: SegmentEntry) -> SegmentRuns:
     """Read the run directory of a segment and nothing else.
 
     Raises
@@ -155,11 +132,18 @@ def read_runs(directory: Path, entry: SegmentEntry) -> SegmentRuns:
     ChecksumError
         When it changed since it was sealed.
     """
-    return SegmentFiles(directory, entry, "first").runs()
+    return ArrowFiles(storage, entry, "first").runs()
 
 
-def read_seal(directory: Path) -> tuple[SegmentEntry, Mapping[str, JSON]]:
+def read_seal(storage: Storage, name: str) -> tuple[SegmentEntry, Mapping[str, JSON]]:
     """Read the seal of a segment: the entry that a manifest should have, and its origin (empty without one).
+
+    Parameters
+    ----------
+    storage
+        The segment.
+    name
+        Its name, for messages.
 
     Raises
     ------
@@ -168,107 +152,125 @@ def read_seal(directory: Path) -> tuple[SegmentEntry, Mapping[str, JSON]]:
     ChecksumError
         When it changed since it was written.
     """
-    name = f"{directory.name}/seal.json"
-    seal = read_document(directory / "seal.json", name=name)
-    require_format(seal, "tracestore-segment", name)
-    if seal["encoding"] not in ENCODINGS:
-        message = f"{name} has the encoding {seal['encoding']!r}; this release knows {', '.join(ENCODINGS)}."
-        raise FormatError(message, file=name)
-    files = cast("Files", seal["files"])
-    entry = SegmentEntry.from_json(
-        {**seal, "seal": seal["checksum"], "runs": cast("list[str]", files[RUNS]["checksums"])[0]}
-    )
-    return entry, cast("dict[str, JSON]", seal.get("origin", {}))
+    return read_any_seal(storage, name, ENCODINGS, _RUNS)
 
 
-def _write_tables(directory: Path, columns: SegmentColumns, files: Files) -> None:
-    runs = columns.runs
-    tables: dict[str, dict[str, object]] = {
-        **cast("dict[str, dict[str, object]]", dictionary_tables(columns.layouts)),
-        "constants": {
-            "layout": np.concatenate([part.layout for part in columns.constants]),
-            "column": np.repeat(np.arange(3, dtype=np.uint8), [len(part.layout) for part in columns.constants]),
-            "index": np.concatenate([part.index for part in columns.constants]),
-            "value": np.concatenate([part.value for part in columns.constants]),
-        },
-        "runs": {
-            "layout": runs.layout,
-            "layout_id": runs.layout_id,
-            "trace_type": runs.trace_type,
-            "num_traces": runs.num_traces,
-            "num_sites": runs.num_sites,
-            "tile_traces": runs.tile_traces,
-            **{f"{name}_start": runs.starts[index] for index, name in enumerate(SITE_COLUMNS)},
-            "seconds": runs.seconds,
-        },
-        "failures": _failures(columns.batch),
-    }
-    for name, table in tables.items():
-        arrays = {key: pa.array(column) for key, column in table.items()}
-        if len(next(iter(arrays.values()))):
-            files[f"{name}.arrow"] = write_table(directory / f"{name}.arrow", arrays)
+class ArrowSink:
+    """Writes the parts of a segment as Arrow IPC files.
 
+    Parameters
+    ----------
+    directory
+        An empty directory.
+    """
 
-def _failures(batch: TraceBatch) -> dict[str, object]:
-    rows = np.flatnonzero(batch.status)
-    return {"row": rows, "reason": pa.array([batch.failures.get(row, "") for row in rows.tolist()], pa.string())}
+    encoding = ENCODINGS[-1]
+    runs_file = _RUNS
 
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files: Files = {}
 
-def _write_trace_columns(directory: Path, batch: TraceBatch, files: Files) -> dict[str, str]:
-    """Write the columns with one number per trace that vary; return the digits of the others."""
-    constants: dict[str, str] = {}
-    varying: dict[str, NDArray[np.generic]] = {}
-    for name, dtype in TRACE_COLUMNS:
-        column = np.ascontiguousarray(getattr(batch, name), np.dtype(dtype).newbyteorder("<"))
-        column = column.view(np.uint8) if dtype == "bool" else column
-        as_bytes = column.view(np.uint8).reshape(len(column), -1)
-        if (as_bytes == as_bytes[0]).all():
-            constants[name] = column[:1].tobytes().hex()
+    def table(self, name: str, columns: Mapping[str, pa.Array]) -> None:
+        """Write a table with at least one row."""
+        self.files[f"{name}.arrow"] = write_table(self.directory / f"{name}.arrow", columns)
+
+    def column(self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]) -> None:
+        """Write a flat column with at least one number."""
+        self._write_blocks(f"{name}.arrow", dtype, blocks)
+
+    def trace_columns(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+        """Write columns with one number per trace; at least one."""
+        writer = BlockWriter(
+            self.directory / "traces.arrow", [(name, column.dtype) for name, column in columns.items()]
+        )
+        num_rows = BLOCK_BYTES // sum(column.itemsize for column in columns.values())
+        for low in range(0, len(next(iter(columns.values()))), num_rows):
+            writer.write([column[low : low + num_rows] for column in columns.values()])
+        self.files["traces.arrow"] = writer.close()
+
+    def observation(
+        self, number: int, rows: ObservationRows, order: NDArray[np.int64], codec: str
+    ) -> tuple[dict[str, JSON], ChunkIndex | None]:
+        """Write the rows of an observation, which have elements; its file and rows per block, and its chunks."""
+        file = f"obs-{number}.arrow"
+        is_flags = rows.dtype.kind == "b"
+        stored_dtype = np.dtype(np.uint8) if is_flags else rows.dtype
+        per_block = rows_per_chunk(rows.row_bytes) if codec != "none" else max(1, BLOCK_BYTES // rows.row_bytes)
+        blocks = rows.blocks(order, per_block) if rows.constant is None else iter([rows.constant.reshape(-1)])
+        if is_flags:
+            blocks = (block.view(np.uint8) for block in blocks)
+        index = None
+        if codec == "none":
+            self._write_blocks(file, stored_dtype, blocks)
         else:
-            varying[name] = column
-    if varying:
-        path = directory / "traces.arrow"
-        writer = BlockWriter(path, [(name, column.dtype) for name, column in varying.items()])
-        num_rows = BLOCK_BYTES // sum(column.itemsize for column in varying.values())
-        for low in range(0, len(batch), num_rows):
-            writer.write([column[low : low + num_rows] for column in varying.values()])
-        files[path.name] = writer.close()
-    return constants
+            writer = ChunkWriter(self.directory / file, stored_dtype, codec)
+            for block in blocks:
+                writer.write(block)
+            record, index = writer.close()
+            self.files[file] = record
+        return {"file": file, "rows_per_block": per_block}, index
 
+    def finish(self, members: Mapping[str, JSON]) -> None:
+        """Do nothing: the files are all that there is."""
 
-def _write_site_column(path: Path, columns: SegmentColumns, index: int, files: Files) -> None:
-    """Write the tiles of a column, as many to a block as fit."""
-    if not columns.stored[index].num_slots.any():
-        return
-    writer = BlockWriter(path, [("value", _FLOAT64)])
-    pending: list[NDArray[np.float64]] = []
-    num_pending = 0
-    for tile in columns.tiles(index):
-        if num_pending and (num_pending + len(tile)) * _FLOAT64.itemsize > BLOCK_BYTES:
-            writer.write([np.concatenate(pending)])
-            pending, num_pending = [], 0
-        pending.append(tile)
-        num_pending += len(tile)
-    if num_pending:
-        writer.write([np.concatenate(pending)])
-    files[path.name] = writer.close()
-
-
-def _write_observation(path: Path, rows: ObservationRows, order: NDArray[np.int64], files: Files) -> dict[str, JSON]:
-    as_stored: Callable[[NDArray[np.generic]], NDArray[np.generic]] = (
-        (lambda block: block.view(np.uint8)) if rows.dtype.kind == "b" else (lambda block: block)
-    )
-    rows_per_block = max(1, BLOCK_BYTES // max(rows.row_bytes, 1))
-    if rows.row_bytes:
-        stored_dtype = np.dtype(np.uint8) if rows.dtype.kind == "b" else rows.dtype
-        writer = BlockWriter(path, [("value", stored_dtype)])
-        blocks = rows.blocks(order, rows_per_block) if rows.constant is None else [rows.constant.reshape(-1)]
+    def _write_blocks(self, file: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]) -> None:
+        writer = BlockWriter(self.directory / file, [("value", dtype)])
         for block in blocks:
-            writer.write([as_stored(block)])
-        files[path.name] = writer.close()
-    return {
-        **rows.info.to_json(),
-        "file": path.name,
-        "rows_per_block": rows_per_block,
-        "absent_zero": rows.absent_zero,
-    }
+            writer.write([block])
+        self.files[file] = writer.close()
+
+
+class ArrowFiles(SegmentFiles):
+    """Opens the Arrow IPC files of a segment."""
+
+    encodings = ENCODINGS
+
+    def table(self, name: str) -> pa.Table | None:
+        """Read a table; None when it has no rows."""
+        file = f"{name}.arrow"
+        if file not in self.records:
+            return None
+        return read_table(self.storage, file, self.path_name(file), self.records[file], self.verify)
+
+    def read_runs_table(self) -> pa.Table:
+        """Read the run directory, without the seal."""
+        name = self.path_name(_RUNS)
+        record = self.sole_record(_RUNS, self.entry.runs)
+        return read_table(self.storage, _RUNS, name, record, self.verify)
+
+    def column(self, name: str, dtype: str) -> BlockFile | None:
+        """Open a flat column; None when it has no rows."""
+        return self.block_file(f"{name}.arrow", [np.dtype(dtype)])
+
+    def trace_columns(self, dtypes: Mapping[str, np.dtype[np.generic]]) -> Mapping[str, tuple[BlockFile, int]]:
+        """Open columns with one number per trace: by name the file, and the place of the column in it."""
+        file = self.block_file("traces.arrow", list(dtypes.values()))
+        return {} if file is None else {name: (file, place) for place, name in enumerate(dtypes)}
+
+    def observation_rows(self, info: ObservationInfo, record: Mapping[str, JSON]) -> StoredRows | None:
+        """Open the rows of an observation; None when they have no elements."""
+        file, dtype = cast("str", record["file"]), np.dtype(info.dtype)
+        if not int(np.prod(info.shape, dtype=np.int64)):
+            return None
+        if file not in self.records:
+            message = f"{self.path_name('seal.json')} lists no file {file!r} for the observation {info.name!r}."
+            raise FormatError(message, file=self.path_name("seal.json"))
+        codec, per_block = cast("str", record.get("codec", "none")), cast("int", record["rows_per_block"])
+        if codec == "none":
+            blocks = self.block_file(file, [np.dtype(np.uint8) if dtype.kind == "b" else dtype])
+            return None if blocks is None else BlockRows(blocks, dtype, info.shape, per_block)
+        return ChunkRows(
+            self.storage,
+            file,
+            self.path_name(file),
+            cast("int", self.records[file]["size"]),
+            self.chunks_of(info.name),
+            lambda data, out: decode_chunk(codec, data, out),
+            dtype,
+            info.shape,
+            rows_per_chunk=per_block,
+            num_rows=self.entry.num_traces,
+            is_padded=False,
+            verify=self.verify,
+        )

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from tracestore.errors import FormatError, InvalidInputError
 from tracestore.formats.document import JSON
+from tracestore.storage import Storage
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.layout import Layout
 
 __all__ = [
     "FORMATS",
+    "CodecChoice",
     "ObservationInfo",
     "Rows",
     "SegmentEntry",
@@ -36,7 +39,10 @@ Rows = slice | NDArray[np.int64]
 Verify = Literal["first", "always", "off"]
 """When the checksum of a block is compared: when it is first touched, each time, or never."""
 
-FORMATS: Mapping[str, str] = {"arrow": "tracestore.formats.arrow"}
+CodecChoice = str | Mapping[str, str]
+"""How observations are compressed: ``auto``, ``none``, ``lz4`` or ``zstd``, or one of these by name of observation."""
+
+FORMATS: Mapping[str, str] = {"arrow": "tracestore.formats.arrow", "zarr": "tracestore.formats.zarr"}
 """Backends: name to module."""
 
 
@@ -134,8 +140,10 @@ class SegmentRuns:
     """Sites of each trace."""
     seconds: NDArray[np.float64]
     """Wall time of the run's traces, summed."""
-    tile_traces: NDArray[np.int32] = field(repr=False)
-    """Traces in a tile."""
+    num_states: NDArray[np.int64]
+    """Traces whose sites are stored; a rejected Markov move shares those of its ancestor."""
+    tile_states: NDArray[np.int32] = field(repr=False)
+    """States in a tile."""
     starts: NDArray[np.int64] = field(repr=False)
     """First element in values, log probs and parameters, shape ``(3, num_runs)``."""
 
@@ -183,8 +191,11 @@ class SegmentReader(Protocol):
     def file_sizes(self) -> Mapping[str, int]:
         """Bytes of each file but the seal."""
 
-    def addresses(self) -> tuple[NDArray[np.uint64], list[str], NDArray[np.int32]]:
+    def addresses(self) -> tuple[NDArray[np.uint64], pa.Array, NDArray[np.int32]]:
         """Ids, base addresses and instances of the distinct sites, in order of first appearance."""
+
+    def trace_types(self) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
+        """Trace types of layouts with several states: ids, where the addresses of each begin, address ids, flat."""
 
     def problems(self, *, deep: bool = False) -> list[tuple[str, str]]:
         """Check files and references, with `deep` every byte; pairs of file and problem."""
@@ -200,14 +211,16 @@ class SegmentFormat(Protocol):
         *,
         segment_id: str,
         keep_order: bool = False,
+        codec: CodecChoice = "auto",
+        is_remote: bool = False,
         origin: Mapping[str, object] | None = None,
         flush: bool = True,
     ) -> SegmentEntry:
-        """Write traces into an empty directory and seal it."""
+        """Write traces into an empty local directory and seal it."""
 
     def open_segment(
         self,
-        directory: Path,
+        storage: Storage,
         entry: SegmentEntry,
         *,
         verify: Verify = "first",
@@ -215,10 +228,10 @@ class SegmentFormat(Protocol):
     ) -> SegmentReader:
         """Open a sealed segment; `layouts` is a table of known layouts by id, read and added to."""
 
-    def read_runs(self, directory: Path, entry: SegmentEntry) -> SegmentRuns:
+    def read_runs(self, storage: Storage, entry: SegmentEntry) -> SegmentRuns:
         """Read the run directory alone."""
 
-    def read_seal(self, directory: Path) -> tuple[SegmentEntry, Mapping[str, JSON]]:
+    def read_seal(self, storage: Storage, name: str) -> tuple[SegmentEntry, Mapping[str, JSON]]:
         """Read the seal of a segment that no manifest names: its entry and its origin (empty without)."""
 
 

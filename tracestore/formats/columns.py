@@ -15,12 +15,20 @@ from tracestore.formats.base import SegmentRuns
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
-__all__ = ["MAX_TILE_TRACES", "SITE_COLUMNS", "Constants", "SegmentColumns", "StoredNumbers", "cut_segment"]
+__all__ = [
+    "MAX_TILE_STATES",
+    "SITE_COLUMNS",
+    "Constants",
+    "SegmentColumns",
+    "StoredNumbers",
+    "cut_segment",
+    "find_repeats",
+]
 
 SITE_COLUMNS = ("values", "log_probs", "parameters")
 """Columns with several numbers per trace."""
 
-MAX_TILE_TRACES = 1024
+MAX_TILE_STATES = 1024
 MAX_TILE_NUMBERS = 2**17
 
 _MAX_INTEGER = 2.0**53
@@ -81,8 +89,14 @@ class SegmentColumns:
     """Row of the segment to trace of the input, shape ``(num_traces,)``."""
     batch: TraceBatch
     """The traces in that order, without observations."""
+    states: TraceBatch
+    """Those of them whose sites are stored: all but rejected Markov moves."""
+    state: NDArray[np.int64] | None
+    """State of each row; None when every row has its own."""
     layouts: tuple[Layout, ...]
-    """Layouts in order of first appearance."""
+    """Layouts of several states, in order of first appearance."""
+    loose: tuple[Layout, ...]
+    """Layouts of a single state, in order of first appearance; they are numbered after `layouts`."""
     runs: SegmentRuns
     constants: tuple[Constants, Constants, Constants]
     stored: tuple[StoredNumbers, StoredNumbers, StoredNumbers]
@@ -96,25 +110,26 @@ class SegmentColumns:
             Position in `SITE_COLUMNS`.
         """
         runs, stored = self.runs, self.stored[column]
-        flat = getattr(self.batch, SITE_COLUMNS[column])
-        sizes = np.diff(stored.first)
-        start = 0
-        for run in range(len(runs.layout)):
-            layout, num_traces = runs.layout[run], int(runs.num_traces[run])
-            size, tile_traces = int(sizes[layout]), int(runs.tile_traces[run])
-            stop = start + size * num_traces
-            if num_traces == 1 and stored.num_slots[layout] == size:
-                yield flat[start:stop]
+        flat = getattr(self.states, SITE_COLUMNS[column])
+        starts = _offsets_of(self.states, column)[np.cumsum(runs.num_states) - runs.num_states].tolist()
+        sizes = np.diff(stored.first).tolist()
+        for run, (layout, num_states, start) in enumerate(
+            zip(runs.layout.tolist(), runs.num_states.tolist(), starts, strict=True)
+        ):
+            if layout >= len(sizes):
+                stop = starts[run + 1] if run + 1 < len(starts) else len(flat)
+                if stop > start:
+                    yield flat[start:stop]
             elif stored.num_slots[layout]:
                 kept = stored.slot[stored.first[layout] : stored.first[layout + 1]] >= 0
-                rows = flat[start:stop].reshape(num_traces, size)
-                for low in range(0, num_traces, tile_traces):
-                    yield rows[low : low + tile_traces, kept].T.ravel()
-            start = stop
+                rows = flat[start : start + sizes[layout] * num_states].reshape(num_states, sizes[layout])
+                size = int(runs.tile_states[run])
+                for low in range(0, num_states, size):
+                    yield rows[low : low + size, kept].T.ravel()
 
 
 def cut_segment(batches: Sequence[TraceBatch], *, keep_order: bool = False) -> SegmentColumns:
-    """Decide rows, runs, constants and tiles of a segment.
+    """Decide rows, runs, states, constants and tiles of a segment.
 
     Parameters
     ----------
@@ -132,35 +147,75 @@ def cut_segment(batches: Sequence[TraceBatch], *, keep_order: bool = False) -> S
     _require_consistent(joined)
     order = np.arange(len(joined)) if keep_order else _order(joined)
     batch = joined.take(order) if not keep_order else joined
-    used, places = _renumber(batch.layout_index)
-    layouts = tuple(batch.layouts[index] for index in used)
-    batch = replace(batch, layouts=layouts, layout_index=places)
+    is_new = ~find_repeats(batch)
+    states, state = batch, None
+    if not is_new.all():
+        states, state = batch.take(np.flatnonzero(is_new)), np.cumsum(is_new) - 1
+    layouts, num_regular, places = _number_layouts(states)
+    states = replace(states, layouts=layouts, layout_index=places)
+    rows = places if state is None else places[state]
+    batch = replace(batch, layouts=layouts, layout_index=rows)
 
-    bounds = np.flatnonzero(np.diff(places, prepend=-1))
-    num_traces = np.diff(bounds, append=len(places))
-    run_layout = places[bounds]
+    bounds = np.flatnonzero(np.diff(rows, prepend=-1))
+    run_layout = rows[bounds]
+    num_states = np.add.reduceat(is_new, bounds, dtype=np.int64)
     sizes = [np.array([getattr(layout, f"num_{name}") for layout in layouts], np.int64) for name in _SIZES]
-    counts = np.bincount(places, minlength=len(layouts))
     constants, stored, starts = [], [], []
     for name, size in zip(SITE_COLUMNS, sizes, strict=True):
-        found = _constants(getattr(batch, name), run_layout, num_traces, size, counts)
-        table = StoredNumbers.build(size, found)
+        found = _constants(getattr(states, name), run_layout, num_states, size, num_regular)
+        table = StoredNumbers.build(size[:num_regular], found)
         constants.append(found)
         stored.append(table)
-        starts.append(_starts(table.num_slots[run_layout] * num_traces))
+        num_stored = np.concatenate([table.num_slots, size[num_regular:]])
+        starts.append(_starts(num_stored[run_layout] * num_states))
     widest = np.maximum(np.max(sizes, axis=0), 1)[run_layout]
     runs = SegmentRuns(
         layout=run_layout,
         layout_id=np.array([layout.id for layout in layouts], np.uint64)[run_layout],
         trace_type=np.array([layout.trace_type for layout in layouts], np.uint64)[run_layout],
         first=bounds,
-        num_traces=num_traces,
+        num_traces=np.diff(bounds, append=len(rows)),
         num_sites=sizes[1][run_layout].astype(np.int32),
         seconds=np.add.reduceat(batch.seconds.astype(np.float64), bounds),
-        tile_traces=np.clip(MAX_TILE_NUMBERS // widest, 1, MAX_TILE_TRACES).astype(np.int32),
+        num_states=num_states,
+        tile_states=np.clip(MAX_TILE_NUMBERS // widest, 1, MAX_TILE_STATES).astype(np.int32),
         starts=np.stack(starts),
     )
-    return SegmentColumns(order, batch, layouts, runs, (*constants,), (*stored,))  # type: ignore[arg-type]  # three each
+    return SegmentColumns(
+        order,
+        batch,
+        states,
+        state,
+        layouts[:num_regular],
+        layouts[num_regular:],
+        runs,
+        (*constants,),  # type: ignore[arg-type]  # three each
+        (*stored,),  # type: ignore[arg-type]
+    )
+
+
+def find_repeats(batch: TraceBatch) -> NDArray[np.bool_]:
+    """Find the rejected Markov moves that follow the very state they kept, shape ``(num_traces,)``.
+
+    A row is one when its move was not accepted and the row before it is of the same chain, has the same layout, and
+    equals it in every number of every site, bit by bit.
+    """
+    is_repeat = np.zeros(len(batch), np.bool_)
+    same = ~batch.accepted[1:] & (batch.chain[1:] == batch.chain[:-1])
+    same &= batch.layout_index[1:] == batch.layout_index[:-1]
+    rows = np.flatnonzero(same) + 1
+    for column, name in enumerate(SITE_COLUMNS):
+        if not len(rows):
+            return is_repeat
+        offsets = _offsets_of(batch, column)
+        sizes = offsets[rows + 1] - offsets[rows]
+        places = np.repeat(offsets[rows] - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+        bits = getattr(batch, name).view(np.uint64)
+        differs = bits[places] != bits[places - np.repeat(sizes, sizes)]
+        num_different = np.bincount(np.repeat(np.arange(len(rows)), sizes), differs, len(rows))
+        rows = rows[num_different == 0]
+    is_repeat[rows] = True
+    return is_repeat
 
 
 _SIZES = ("values", "sites", "parameters")
@@ -176,29 +231,37 @@ def _order(batch: TraceBatch) -> NDArray[np.int64]:
     return np.lexsort((batch.stream, *keys)).astype(np.int64)
 
 
-def _renumber(index: NDArray[np.int32]) -> tuple[list[int], NDArray[np.int32]]:
-    """Renumber layouts in order of first appearance; old numbers by new, and the new index."""
-    used, first, inverse = np.unique(index, return_index=True, return_inverse=True)
-    by_appearance = np.argsort(first, kind="stable")
+def _number_layouts(states: TraceBatch) -> tuple[tuple[Layout, ...], int, NDArray[np.int32]]:
+    """Number layouts: those of several states first, each kind in order of appearance; layouts, how many, new index."""
+    used, first, inverse, counts = np.unique(
+        states.layout_index, return_index=True, return_inverse=True, return_counts=True
+    )
+    ordered = np.lexsort((first, counts == 1))
     rank = np.empty(len(used), np.int32)
-    rank[by_appearance] = np.arange(len(used), dtype=np.int32)
-    return used[by_appearance].tolist(), rank[inverse]
+    rank[ordered] = np.arange(len(used), dtype=np.int32)
+    layouts = tuple(states.layouts[index] for index in used[ordered].tolist())
+    return layouts, int(np.count_nonzero(counts > 1)), rank[inverse]
+
+
+def _offsets_of(batch: TraceBatch, column: int) -> NDArray[np.int64]:
+    """Where each trace starts in a site column."""
+    return (batch.value_offsets, batch.site_offsets, batch.parameter_offsets)[column]
 
 
 def _constants(
     flat: NDArray[np.float64],
     run_layout: NDArray[np.int32],
-    num_traces: NDArray[np.int64],
+    num_states: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    counts: NDArray[np.integer],
+    num_regular: int,
 ) -> Constants:
-    """Find the numbers with equal bits in all traces of a layout; layouts with a single trace keep theirs."""
+    """Find the numbers with equal bits in all states of a layout; layouts of a single state keep theirs."""
     bits = flat.view(np.uint64)
-    starts = _starts(num_traces * sizes[run_layout])
+    starts = _starts(num_states * sizes[run_layout])
     seen: dict[int, tuple[NDArray[np.uint64], NDArray[np.bool_]]] = {}
-    for run in np.flatnonzero((counts[run_layout] > 1) & (sizes[run_layout] > 0)):
+    for run in np.flatnonzero((run_layout < num_regular) & (sizes[run_layout] > 0)):
         layout = int(run_layout[run])
-        shape = (int(num_traces[run]), int(sizes[layout]))
+        shape = (int(num_states[run]), int(sizes[layout]))
         rows = bits[starts[run] : starts[run] + shape[0] * shape[1]].reshape(shape)
         first, equal = seen.get(layout, (rows[0], np.ones(shape[1], np.bool_)))
         seen[layout] = first, equal & (rows == first).all(axis=0)

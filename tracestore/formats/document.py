@@ -1,17 +1,16 @@
 """Documents: JSON with a checksum of its own bytes, for everything that people may want to read (format 1.5, 1.6)."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import xxhash
 
 from tracestore.errors import ChecksumError, FormatError, InvalidInputError
+from tracestore.storage import Storage
 
-__all__ = ["JSON", "decode_document", "digest", "encode_document", "flush_file", "read_document", "require_format"]
+__all__ = ["JSON", "decode_document", "digest", "encode_document", "read_document", "require_format"]
 
 JSON: TypeAlias = Any
 """What a JSON document can hold; not spelled out, because readers of a document know its members."""
@@ -92,12 +91,16 @@ def decode_document(data: bytes, name: str, *, expected: str | None = None) -> d
     return document
 
 
-def read_document(path: Path, *, name: str | None = None, expected: str | None = None) -> dict[str, JSON]:
+def read_document(
+    storage: Storage, file: str, *, name: str | None = None, expected: str | None = None
+) -> dict[str, JSON]:
     """Read, check and parse a document file.
 
     Parameters
     ----------
-    path
+    storage
+        Where it is.
+    file
         The file.
     name
         Name for messages; the file's own by default.
@@ -111,9 +114,9 @@ def read_document(path: Path, *, name: str | None = None, expected: str | None =
     ChecksumError
         When it changed since it was written.
     """
-    name = name or path.name
+    name = name or file
     try:
-        data = path.read_bytes()
+        data = storage.read(file)
     except FileNotFoundError as error:
         message = f"{name} is missing; restore the file from a copy."
         raise FormatError(message, file=name) from error
@@ -132,12 +135,3 @@ def require_format(document: Mapping[str, JSON], expected: str, name: str) -> No
     if found != expected:
         message = f"{name} should be a {expected!r} document; its format is {found!r}."
         raise FormatError(message, file=name, expected=expected, found=found)
-
-
-def flush_file(path: Path) -> None:
-    """Force a file or directory to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

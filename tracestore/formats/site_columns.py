@@ -1,33 +1,55 @@
 """Values, log probs and parameters of arbitrary rows out of site-major tiles, without a loop over traces."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError
 from tracestore.formats.base import Rows, SegmentRuns
+from tracestore.formats.blocks import BlockFile
 from tracestore.formats.columns import StoredNumbers
-from tracestore.formats.ipc import BlockFile
 
-__all__ = ["RowPlaces", "SiteColumn", "TilePart", "find_tile", "locate_rows", "normalize_rows"]
+__all__ = ["RowPlaces", "SiteColumn", "StateRuns", "TilePart", "find_tile", "locate_states", "normalize_rows"]
+
+
+@dataclass(frozen=True)
+class StateRuns:
+    """Runs in terms of states, the traces whose sites are stored; all arrays have shape ``(num_runs,)``."""
+
+    layout: NDArray[np.int32]
+    first: NDArray[np.int64]
+    """First state of each run."""
+    num_states: NDArray[np.int64]
+    tile_states: NDArray[np.int32]
+
+    @staticmethod
+    def of(runs: SegmentRuns) -> "StateRuns":
+        """States of a run directory."""
+        first = np.cumsum(runs.num_states) - runs.num_states
+        return StateRuns(runs.layout, first, runs.num_states, runs.tile_states)
+
+    @cached_property
+    def firsts(self) -> list[int]:
+        """First state of each run, as plain numbers."""
+        return cast("list[int]", self.first.tolist())
 
 
 @dataclass(frozen=True)
 class RowPlaces:
-    """Where rows are: run, tile and place within the tile; all arrays have shape ``(num_rows,)``."""
+    """Where states are: run, tile and place within the tile; all arrays have one entry per row that was asked for."""
 
     run: NDArray[np.int64]
     layout: NDArray[np.int32]
     before: NDArray[np.int64]
-    """Traces of the run in earlier tiles."""
+    """States of the run in earlier tiles."""
     within: NDArray[np.int64]
     """Place within the tile."""
-    tile_traces: NDArray[np.int64]
-    """Traces in this very tile."""
+    tile_states: NDArray[np.int64]
+    """States in this very tile."""
 
     @cached_property
     def single_layout(self) -> int | None:
@@ -38,56 +60,54 @@ class RowPlaces:
 
 @dataclass(frozen=True, slots=True)
 class TilePart:
-    """Where consecutive rows of one tile are."""
+    """Where consecutive states of one tile are."""
 
     run: int
     layout: int
     before: int
-    """Traces of the run in earlier tiles."""
+    """States of the run in earlier tiles."""
     within: int
-    """Place of the first row within the tile."""
-    tile_traces: int
-    """Traces in this very tile."""
+    """Place of the first one within the tile."""
+    tile_states: int
+    """States in this very tile."""
 
 
-def find_tile(runs: SegmentRuns, firsts: Sequence[int], start: int, stop: int) -> TilePart | None:
-    """Find the tile that holds consecutive rows; None when several do.
+def find_tile(runs: StateRuns, start: int, stop: int) -> TilePart | None:
+    """Find the tile that holds consecutive states; None when several do.
 
     Parameters
     ----------
     runs
         The run directory.
-    firsts
-        First row of each run, as plain numbers.
     start, stop
-        The rows; at least one.
+        The states; at least one.
     """
-    run = bisect_right(firsts, start) - 1
-    size = int(runs.tile_traces[run])
-    before, within = divmod(start - firsts[run], size)
+    run = bisect_right(runs.firsts, start) - 1
+    size = int(runs.tile_states[run])
+    before, within = divmod(start - runs.firsts[run], size)
     before *= size
-    tile_traces = min(size, int(runs.num_traces[run]) - before)
-    if within + stop - start > tile_traces:
+    tile_states = min(size, int(runs.num_states[run]) - before)
+    if within + stop - start > tile_states:
         return None
-    return TilePart(run, int(runs.layout[run]), before, within, tile_traces)
+    return TilePart(run, int(runs.layout[run]), before, within, tile_states)
 
 
-def locate_rows(runs: SegmentRuns, rows: NDArray[np.int64]) -> RowPlaces:
-    """Find run and tile of rows.
+def locate_states(runs: StateRuns, states: NDArray[np.int64]) -> RowPlaces:
+    """Find run and tile of states.
 
     Parameters
     ----------
     runs
         The run directory.
-    rows
-        At least one row, in any order.
+    states
+        At least one state, in any order.
     """
-    run = np.searchsorted(runs.first, rows, "right") - 1
-    place = rows - runs.first[run]
-    size = runs.tile_traces[run].astype(np.int64)
+    run = np.searchsorted(runs.first, states, "right") - 1
+    place = states - runs.first[run]
+    size = runs.tile_states[run].astype(np.int64)
     within = place % size
     before = place - within
-    return RowPlaces(run, runs.layout[run], before, within, np.minimum(size, runs.num_traces[run] - before))
+    return RowPlaces(run, runs.layout[run], before, within, np.minimum(size, runs.num_states[run] - before))
 
 
 class SiteColumn:
@@ -99,35 +119,53 @@ class SiteColumn:
         The column file; None when no number is stored.
     starts
         First element of each run, shape ``(num_runs,)``.
+    runs
+        The run directory.
     stored
-        Which numbers of a layout are stored, which are constant.
+        Which numbers of a layout are stored, which are constant. Layouts numbered beyond it are loose: of one
+        state, all of whose numbers are stored.
     """
 
-    def __init__(self, file: BlockFile | None, starts: NDArray[np.int64], stored: StoredNumbers) -> None:
+    def __init__(
+        self, file: BlockFile | None, starts: NDArray[np.int64], runs: StateRuns, stored: StoredNumbers
+    ) -> None:
         self.file = file
         self._starts = starts
         self._stored = stored
-        self._start_of: list[int] = starts.tolist()
-        self._sizes = np.diff(stored.first)
+        self._num_regular = len(stored.num_slots)
+        total = 0 if file is None else int(file.first[-1])
+        stored_of_run = np.diff(starts, append=total)
+        is_loose = runs.layout >= self._num_regular
+        regular = np.where(is_loose, 0, runs.layout)
+        sizes = np.diff(stored.first) if self._num_regular else np.zeros(1, np.int64)
+        slots = stored.num_slots if self._num_regular else np.zeros(1, np.int64)
+        self._run_sizes = np.where(is_loose, stored_of_run, sizes[regular])
+        """Numbers of a state of each run."""
+        self._run_slots = np.where(is_loose, stored_of_run, slots[regular])
+        """Those of them that are stored."""
 
     def read(self, places: RowPlaces) -> NDArray[np.float64]:
         """Read all numbers of rows, trace by trace, flat."""
         layout = places.single_layout
-        if layout is None:
+        if layout is None or layout >= self._num_regular:
             return self._read_mixed(places)
         num_slots, target, out = self._prepare(layout, len(places.run))
         if self.file is not None and num_slots:
-            elements = self._slot_zero(self.file, places)[:, None] + np.arange(num_slots) * places.tile_traces[:, None]
+            elements = self._slot_zero(self.file, places)[:, None] + np.arange(num_slots) * places.tile_states[:, None]
             out[:, target] = self.file.map()[elements]
         return out.reshape(-1)
 
     def read_part(self, part: TilePart, num_rows: int) -> NDArray[np.float64]:
-        """Read all numbers of consecutive rows of one tile, trace by trace, flat."""
-        num_slots, target, out = self._prepare(part.layout, num_rows)
+        """Read all numbers of consecutive states of one tile, trace by trace, flat."""
+        if part.layout >= self._num_regular:
+            num_slots = int(self._run_slots[part.run])
+            target, out = slice(None), np.empty((num_rows, num_slots))
+        else:
+            num_slots, target, out = self._prepare(part.layout, num_rows)
         if self.file is not None and num_slots:
-            start = self._start_of[part.run] + part.before * num_slots
+            start = int(self._starts[part.run]) + part.before * num_slots
             block = self.file.block_at(start)
-            tile = self.file.view(block, start, start + num_slots * part.tile_traces).reshape(num_slots, -1)
+            tile = self.file.view(block, start, start + num_slots * part.tile_states).reshape(num_slots, -1)
             out[:, target] = tile[:, part.within : part.within + num_rows].T
         return out.reshape(-1)
 
@@ -154,30 +192,43 @@ class SiteColumn:
         width
             How many.
         """
-        start = self._stored.first[places.layout] + index
-        table = (start[:, None] + np.arange(width)).reshape(-1)
-        return self._gather(places, table, np.repeat(np.arange(len(start)), width)).reshape(-1, width)
+        numbers = (index[:, None] + np.arange(width)).reshape(-1)
+        return self._gather(places, np.repeat(np.arange(len(index)), width), numbers).reshape(-1, width)
 
     def _read_mixed(self, places: RowPlaces) -> NDArray[np.float64]:
-        sizes = self._sizes[places.layout]
+        sizes = self._run_sizes[places.run]
         ends = np.cumsum(sizes)
-        table = np.arange(ends[-1]) + np.repeat(self._stored.first[places.layout] - (ends - sizes), sizes)
-        return self._gather(places, table, np.repeat(np.arange(len(sizes)), sizes))
+        numbers = np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
+        return self._gather(places, np.repeat(np.arange(len(sizes)), sizes), numbers)
 
-    def _gather(self, places: RowPlaces, table: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Read numbers given by their entry in the table of stored numbers and their row."""
-        slots, out = self._stored.slot[table], self._stored.constant[table]
+    def _gather(self, places: RowPlaces, row: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Read numbers given by their row and their position within its trace."""
+        slots, out = self._slots_of(places.layout[row], numbers)
         is_stored = slots >= 0
         if self.file is None or not is_stored.any():
             return out
         if not is_stored.all():
             row, slots = row[is_stored], slots[is_stored]
-        out[is_stored] = self.file.map()[self._slot_zero(self.file, places)[row] + slots * places.tile_traces[row]]
+        out[is_stored] = self.file.map()[self._slot_zero(self.file, places)[row] + slots * places.tile_states[row]]
         return out
+
+    def _slots_of(
+        self, layout: NDArray[np.int32], numbers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the slot of each number, -1 for constants, and the values of these."""
+        stored = self._stored
+        is_regular = layout < self._num_regular
+        if is_regular.all():
+            table = stored.first[layout] + numbers
+            return stored.slot[table].astype(np.int64), stored.constant[table]
+        slots, out = numbers.copy(), np.zeros(len(numbers))
+        table = stored.first[layout[is_regular]] + numbers[is_regular]
+        slots[is_regular], out[is_regular] = stored.slot[table], stored.constant[table]
+        return slots, out
 
     def _slot_zero(self, file: BlockFile, places: RowPlaces) -> NDArray[np.int64]:
         """Where slot 0 of each row is in the mapped file, checksums compared; 0 for rows that store nothing."""
-        num_slots = self._stored.num_slots[places.layout]
+        num_slots = self._run_slots[places.run]
         tile = self._starts[places.run] + places.before * num_slots
         has_any = num_slots > 0
         if has_any.all():

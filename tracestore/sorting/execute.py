@@ -5,12 +5,10 @@ byte, and a repeated call does only what is missing. Nothing is published before
 """
 
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,12 @@ from numpy.typing import NDArray
 
 from tracestore.errors import InsufficientSpaceError, InvalidInputError, PlanError, StoreError, StoreExistsError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
-from tracestore.formats.base import SegmentEntry
+from tracestore.formats.base import CodecChoice, SegmentEntry
 from tracestore.sorting.executors import Executor, SerialExecutor
 from tracestore.sorting.plan import DEFAULT_SEGMENT_BYTES, SortPlan, SortTask, plan_sort
+from tracestore.storage import Location, Storage, open_storage
 from tracestore.store.fold import pending_receipts
+from tracestore.store.identity import IDENTITY
 from tracestore.store.job import Job
 from tracestore.store.manifest import read_manifest
 from tracestore.store.trace_store import TraceStore
@@ -98,8 +98,8 @@ def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
     >>> plan.num_traces, len(plan.tasks)
     (100, 1)
     """
-    manifest = read_manifest(source.path, source.version)
-    pending = [receipt.name for receipt, _ in pending_receipts(source.path, manifest)]
+    manifest = read_manifest(source.storage, source.version)
+    pending = [receipt.name for receipt, _ in pending_receipts(source.storage, manifest)]
     if pending:
         message = (
             f"{len(pending)} sealed segments of {source.path} are not part of its newest snapshot "
@@ -116,11 +116,13 @@ def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
 
 
 def sort_store(
-    source: TraceStore | str | PathLike[str],
-    destination: str | PathLike[str],
+    source: TraceStore | Location,
+    destination: Location,
     *,
     executor: Executor | None = None,
     segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+    backend: str | None = None,
+    codec: CodecChoice | None = None,
     observer: Observer | None = None,
 ) -> TraceStore:
     """Copy a store so that traces are ordered by number of sites, trace type and layout.
@@ -138,6 +140,8 @@ def sort_store(
         Who copies; None copies in this process.
     segment_bytes
         Raw size of an output segment: about the memory that a task needs.
+    backend, codec
+        Format of the sorted store's segments and compression of its observations; those of the source by default.
     observer
         Told of progress, in traces.
 
@@ -173,15 +177,15 @@ def sort_store(
     """
     start = time.perf_counter()
     opened = source if isinstance(source, TraceStore) else TraceStore.open(source)
-    target = Path(destination)
-    _require_apart(opened.path, target)
+    target = open_storage(destination)
+    _require_apart(opened.storage, target)
     plan = plan_store(opened, segment_bytes=segment_bytes)
-    result = _open_destination(opened, target, plan)
+    result = _open_destination(opened, destination, plan, backend, codec)
     prefix = xxhash.xxh3_64_hexdigest(f"{opened.snapshot_id} {plan.digest}".encode())
     copy = CopySegment(opened, result, prefix)
     entries = {task.index: result.find_segment(copy.segment_id(task.index)) for task in plan.tasks}
     left = [task for task in plan.tasks if entries[task.index] is None]
-    _require_space(opened, target, sum(task.total for task in left) / plan.num_traces)
+    _require_space(opened, result.storage, sum(task.total for task in left) / plan.num_traces)
     done = plan.num_traces - sum(task.total for task in left)
     if observer is not None:
         observer(PhaseStarted("sort", plan.num_traces, done))
@@ -198,7 +202,9 @@ def sort_store(
     return result
 
 
-def _open_destination(source: TraceStore, path: Path, plan: SortPlan) -> TraceStore:
+def _open_destination(
+    source: TraceStore, location: Location, plan: SortPlan, backend: str | None, codec: CodecChoice | None
+) -> TraceStore:
     origin = {} if source.job is None else source.job.fields
     job = Job(
         "sort",
@@ -208,15 +214,24 @@ def _open_destination(source: TraceStore, path: Path, plan: SortPlan) -> TraceSt
             "snapshot": source.snapshot_id,
             "segment_bytes": plan.segment_bytes,
             "plan": plan.digest,
+            **({} if backend is None else {"backend": backend}),
+            **({} if codec is None else {"codec": codec}),
         },
     )
     identity = str(uuid.uuid5(uuid.NAMESPACE_OID, job.hash))
     try:
-        return TraceStore.create(path, job=job, attributes=source.attributes, backend=source.backend, uuid=identity)
+        return TraceStore.create(
+            location,
+            job=job,
+            attributes=source.attributes,
+            backend=backend or source.backend,
+            codec=source.identity.codec if codec is None else codec,
+            uuid=identity,
+        )
     except StoreExistsError:
-        if not (path / "TRACESTORE.json").exists():
+        if not open_storage(location).exists(IDENTITY):
             raise
-        return TraceStore.open_or_create(path, job)
+        return TraceStore.open_or_create(location, job)
 
 
 def _trace_bytes(source: TraceStore) -> NDArray[np.float64]:
@@ -243,19 +258,19 @@ def _trace_bytes(source: TraceStore) -> NDArray[np.float64]:
     return np.asarray(flat * factor[runs.segment] + observed[runs.segment])
 
 
-def _require_apart(source: Path, destination: Path) -> None:
-    inside, outside = source.resolve(), destination.resolve()
+def _require_apart(source: Storage, destination: Storage) -> None:
+    inside, outside = (Path(one.url).resolve() if one.is_local else Path(one.url) for one in (source, destination))
     if inside == outside or inside in outside.parents or outside in inside.parents:
-        message = f"The sorted store {destination} would overlap its source {source}; choose a path beside it."
-        raise InvalidInputError(message, source=str(source), destination=str(destination))
+        message = f"The sorted store {destination.url} would overlap its source {source.url}; choose a path beside it."
+        raise InvalidInputError(message, source=source.url, destination=destination.url)
 
 
-def _require_space(source: TraceStore, destination: Path, share: float) -> None:
+def _require_space(source: TraceStore, destination: Storage, share: float) -> None:
     needed = round(share * sum(entry.nbytes for entry in source.segments))
-    free = shutil.disk_usage(destination).free
-    if needed > free:
+    free = destination.free_bytes()
+    if free is not None and needed > free:
         message = (
-            f"Sorting into {destination} needs {needed / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free there; "
+            f"Sorting into {destination.url} needs {needed / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free there; "
             f"make room for {(needed - free) / 1e9:.3g} GB more, or choose another disk."
         )
         raise InsufficientSpaceError(message, needed=needed, free=free)

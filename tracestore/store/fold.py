@@ -3,16 +3,26 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tracestore.errors import PublishConflictError, TracestoreWarning
 from tracestore.formats.base import SegmentEntry, open_format
+from tracestore.storage import Storage
 from tracestore.store.addresses import AddressBook
 from tracestore.store.job import Job
 from tracestore.store.manifest import Commit, Manifest, latest_version, publish_manifest, read_manifest
 from tracestore.store.receipt import Receipt, expand_ranges, list_receipts, read_receipt, to_ranges
+from tracestore.store.trace_types import TraceTypeBook
 
-__all__ = ["SEGMENTS", "FoldPlan", "completed_units", "fold", "pending_receipts", "plan_fold", "publish_segments"]
+__all__ = [
+    "SEGMENTS",
+    "FoldPlan",
+    "completed_units",
+    "fold",
+    "pending_receipts",
+    "plan_fold",
+    "publish_next",
+    "publish_segments",
+]
 
 SEGMENTS = "segments"
 
@@ -26,10 +36,10 @@ class FoldPlan:
     jobs: dict[str, Job]
 
 
-def pending_receipts(root: Path, manifest: Manifest) -> list[tuple[Receipt, str]]:
+def pending_receipts(storage: Storage, manifest: Manifest) -> list[tuple[Receipt, str]]:
     """Read the receipts that a snapshot does not include, with their checksums, in order of name."""
     folded = {commit.receipt for commit in manifest.commits}
-    return [read_receipt(root, name) for name in list_receipts(root) if name not in folded]
+    return [read_receipt(storage, name) for name in list_receipts(storage) if name not in folded]
 
 
 def plan_fold(manifest: Manifest, receipts: Sequence[tuple[Receipt, str]]) -> FoldPlan:
@@ -72,31 +82,37 @@ def completed_units(manifest: Manifest, plan: FoldPlan, job: Job | None) -> set[
     return {unit for commit in commits if commit.job == key for unit in expand_ranges(commit.work)}
 
 
-def fold(root: Path) -> Manifest:
+def fold(storage: Storage) -> Manifest:
     """Fold all pending receipts; the newest snapshot, whoever published it."""
     while True:
-        manifest = read_manifest(root, latest_version(root))
-        receipts = pending_receipts(root, manifest)
+        manifest = read_manifest(storage, latest_version(storage))
+        receipts = pending_receipts(storage, manifest)
         if not receipts:
             return manifest
         plan = plan_fold(manifest, receipts)
-        published = _publish_next(root, manifest, plan.segments, plan.commits, plan.jobs)
+        changed = replace(
+            manifest,
+            segments=(*manifest.segments, *plan.segments),
+            commits=(*manifest.commits, *plan.commits),
+            jobs={**manifest.jobs, **plan.jobs},
+        )
+        published = publish_next(storage, changed, plan.segments)
         if published is not None:
             _warn_of_duplicates(plan)
             return published
 
 
-def publish_segments(root: Path, segments: Sequence[SegmentEntry], *, replaces: Sequence[str] = ()) -> Manifest:
+def publish_segments(storage: Storage, segments: Sequence[SegmentEntry], *, replaces: Sequence[str] = ()) -> Manifest:
     """Publish sealed segments without receipts, in the order given.
 
     Parameters
     ----------
-    root
+    storage
         The store.
     segments
         Segments that are in place; those that the store has already are left where they are.
     replaces
-        Ids of segments that the new ones stand for.
+        Ids of segments that the new ones stand for: they take the place of the first of these.
 
     Raises
     ------
@@ -104,42 +120,39 @@ def publish_segments(root: Path, segments: Sequence[SegmentEntry], *, replaces: 
         When a segment to be replaced is not in the store any more.
     """
     while True:
-        manifest = read_manifest(root, latest_version(root))
-        present = {entry.id for entry in manifest.segments}
-        new = [entry for entry in segments if entry.id not in present]
+        manifest = read_manifest(storage, latest_version(storage))
+        present = [entry.id for entry in manifest.segments]
+        new = [entry for entry in segments if entry.id not in set(present)]
         if not new:
             return manifest
-        gone = [identity for identity in replaces if identity not in present]
+        gone = sorted(set(replaces) - set(present))
         if gone:
             message = f"Segments {', '.join(gone)} are not in version {manifest.version} any more; plan again."
             raise PublishConflictError(message, segments=gone)
-        kept = tuple(entry for entry in manifest.segments if entry.id not in replaces)
-        published = _publish_next(root, replace(manifest, segments=kept), new, (), {})
+        place = min((present.index(identity) for identity in replaces), default=len(present))
+        before, after = manifest.segments[:place], manifest.segments[place:]
+        kept = tuple(entry for entry in after if entry.id not in set(replaces))
+        published = publish_next(storage, replace(manifest, segments=(*before, *new, *kept)), new)
         if published is not None:
             return published
 
 
-def _publish_next(
-    root: Path,
-    manifest: Manifest,
-    segments: Sequence[SegmentEntry],
-    commits: Sequence[Commit],
-    jobs: dict[str, Job],
-) -> Manifest | None:
-    readers = (
-        open_format(entry.encoding).open_segment(root / SEGMENTS / entry.id, entry, layouts={}) for entry in segments
-    )
-    piece = AddressBook(root, manifest.pieces).extend(reader.addresses() for reader in readers)
-    return publish_manifest(
-        root,
-        Manifest(
-            version=manifest.version + 1,
-            segments=(*manifest.segments, *segments),
-            commits=(*manifest.commits, *commits),
-            jobs={**manifest.jobs, **jobs},
-            pieces=manifest.pieces if piece is None else (*manifest.pieces, piece),
-        ),
-    )
+def publish_next(storage: Storage, manifest: Manifest, new: Sequence[SegmentEntry] = ()) -> Manifest | None:
+    """Publish a changed manifest as the next version, with dictionaries that hold its new segments.
+
+    Returns
+    -------
+    Manifest or None
+        None when another process was first: read the newest and begin again.
+    """
+    readers = [
+        open_format(entry.encoding).open_segment(storage.below(f"{SEGMENTS}/{entry.id}"), entry, layouts={})
+        for entry in new
+    ]
+    addresses = AddressBook(storage, manifest.pieces).extend(reader.addresses() for reader in readers)
+    types = TraceTypeBook(storage, manifest.type_pieces).extend((reader.trace_types() for reader in readers), addresses)
+    changed = replace(manifest, version=manifest.version + 1, pieces=addresses.pieces, type_pieces=types.pieces)
+    return publish_manifest(storage, changed)
 
 
 def _warn_of_duplicates(plan: FoldPlan) -> None:

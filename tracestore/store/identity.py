@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 from tracestore.errors import InvalidInputError, StoreExistsError, StoreNotFoundError, UnsupportedVersionError
-from tracestore.formats.base import FORMATS
+from tracestore.formats.base import FORMATS, CodecChoice
 from tracestore.formats.document import JSON, encode_document, read_document, require_format
+from tracestore.storage import LocalStorage, Storage
 from tracestore.store.fold import SEGMENTS
 from tracestore.store.job import Job
 from tracestore.store.manifest import MANIFESTS
-from tracestore.store.publish import create_file
 from tracestore.store.receipt import RECEIPTS
 
 __all__ = ["FORMAT_VERSION", "IDENTITY", "StoreIdentity", "create_identity", "read_identity"]
@@ -31,10 +30,14 @@ class StoreIdentity:
     uuid: str
     job: Job | None = None
     attributes: Mapping[str, JSON] = field(default_factory=dict)
+    codec: CodecChoice = "auto"
+    """How observations are compressed, unless a writer says otherwise."""
+    copy_of: Mapping[str, JSON] | None = None
+    """Of a converted store: ``uuid`` and ``version`` of what it is a copy of."""
 
 
-def create_identity(root: Path, identity: StoreIdentity) -> bool:
-    """Make a directory a store; False when it is one already.
+def create_identity(storage: Storage, identity: StoreIdentity) -> bool:
+    """Make a directory, or a prefix of an object store, a store; False when it is one already.
 
     Raises
     ------
@@ -56,22 +59,21 @@ def create_identity(root: Path, identity: StoreIdentity) -> bool:
             "uuid": identity.uuid,
             "job": None if identity.job is None else identity.job.to_json(),
             "attributes": dict(identity.attributes),
+            "codec": identity.codec if isinstance(identity.codec, str) else dict(identity.codec),
+            **({} if identity.copy_of is None else {"copy_of": dict(identity.copy_of)}),
         }
     )
-    if (root / IDENTITY).exists():
+    if storage.exists(IDENTITY):
         return False
-    known = {MANIFESTS, RECEIPTS, SEGMENTS}
-    if root.exists() and (
-        not root.is_dir() or any(path.name not in known and not path.name.startswith(".") for path in root.iterdir())
-    ):
-        message = f"{root} exists, is not empty and is not a store; use another path."
-        raise StoreExistsError(message, path=str(root))
-    for name in sorted(known):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    return create_file(root / IDENTITY, data)
+    is_file = isinstance(storage, LocalStorage) and storage.root.exists() and not storage.root.is_dir()
+    if is_file or storage.files("") or set(storage.folders("")) - {MANIFESTS, RECEIPTS, SEGMENTS}:
+        message = f"{storage.url} exists, is not empty and is not a store; use another path."
+        raise StoreExistsError(message, path=storage.url)
+    storage.require_publication()
+    return storage.create(IDENTITY, data)
 
 
-def read_identity(root: Path) -> StoreIdentity:
+def read_identity(storage: Storage) -> StoreIdentity:
     """Read what a store is.
 
     Raises
@@ -83,11 +85,12 @@ def read_identity(root: Path) -> StoreIdentity:
     ChecksumError
         When the file changed.
     """
-    if not (root / IDENTITY).is_file():
-        what = "does not exist" if not root.exists() else f"has no {IDENTITY}"
-        message = f"{root} is not a trace store: it {what}. Give the directory that `simulate` or `create` wrote."
-        raise StoreNotFoundError(message, path=str(root))
-    document = read_document(root / IDENTITY)
+    if not storage.exists(IDENTITY):
+        is_missing = isinstance(storage, LocalStorage) and not storage.root.exists()
+        what = "does not exist" if is_missing else f"has no {IDENTITY}"
+        message = f"{storage.url} is not a trace store: it {what}. Give what `simulate` or `create` wrote."
+        raise StoreNotFoundError(message, path=storage.url)
+    document = read_document(storage, IDENTITY)
     require_format(document, "tracestore", IDENTITY)
     features = set(cast("list[str]", document["features"])) - _FEATURES
     if cast("int", document["min_reader"]) > FORMAT_VERSION or features or document["backend"] not in FORMATS:
@@ -95,14 +98,16 @@ def read_identity(root: Path) -> StoreIdentity:
             ", ".join(sorted(features)) or f"format version {document['min_reader']}, backend {document['backend']!r}"
         )
         message = (
-            f"{root} needs {needs}; this release reads format version {FORMAT_VERSION} with the backends "
+            f"{storage.url} needs {needs}; this release reads format version {FORMAT_VERSION} with the backends "
             f"{', '.join(FORMATS)}. Update tracestore."
         )
-        raise UnsupportedVersionError(message, path=str(root))
+        raise UnsupportedVersionError(message, path=storage.url)
     job = cast("dict[str, JSON] | None", document["job"])
     return StoreIdentity(
         backend=cast("str", document["backend"]),
         uuid=cast("str", document["uuid"]),
         job=None if job is None else Job.from_json(job),
         attributes=cast("dict[str, JSON]", document["attributes"]),
+        codec=cast("CodecChoice", document.get("codec", "auto")),
+        copy_of=cast("dict[str, JSON] | None", document.get("copy_of")),
     )

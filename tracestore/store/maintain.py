@@ -6,10 +6,10 @@ from functools import partial
 
 from tracestore.errors import FormatError, StoreError
 from tracestore.formats.base import SegmentEntry, open_format
+from tracestore.formats.segment_files import SEAL
 from tracestore.store.fold import SEGMENTS, completed_units, pending_receipts, plan_fold
 from tracestore.store.identity import IDENTITY, read_identity
 from tracestore.store.manifest import Manifest, latest_version, read_manifest
-from tracestore.store.publish import create_file
 from tracestore.store.receipt import RECEIPTS, Receipt, list_receipts, read_receipt
 from tracestore.store.trace_store import TraceStore
 
@@ -58,13 +58,13 @@ def verify(store: TraceStore, *, deep: bool = False) -> list[Problem]:
 
 def _verify_documents(store: TraceStore) -> list[Problem]:
     folded = {commit.receipt: commit.checksum for commit in store.manifest.commits}
-    names = sorted({*folded, *list_receipts(store.path)})
-    problems = _problems_of(IDENTITY, partial(read_identity, store.path))
-    problems += _problems_of("manifests/LATEST", partial(latest_version, store.path))
+    names = sorted({*folded, *list_receipts(store.storage)})
+    problems = _problems_of(IDENTITY, partial(read_identity, store.storage))
+    problems += _problems_of("manifests/LATEST", partial(latest_version, store.storage))
     for version in range(1, store.version + 1):
-        problems += _problems_of(f"manifests/v{version:020d}.json", partial(read_manifest, store.path, version))
+        problems += _problems_of(f"manifests/v{version:020d}.json", partial(read_manifest, store.storage, version))
     for name in names:
-        check = partial(read_receipt, store.path, name, expected=folded.get(name))
+        check = partial(read_receipt, store.storage, name, expected=folded.get(name))
         problems += _problems_of(f"{RECEIPTS}/{name}.json", check)
     return problems
 
@@ -114,22 +114,24 @@ def recover(store: TraceStore) -> list[str]:
     """
     store.refresh()
     manifest = store.manifest
-    receipts = pending_receipts(store.path, manifest)
+    receipts = pending_receipts(store.storage, manifest)
     published = _published(store, manifest)
     adopted = []
-    for directory in sorted((store.path / SEGMENTS).iterdir()):
-        if directory.name in published or not directory.is_dir():
+    backend = open_format(store.backend)
+    for identity in store.storage.folders(SEGMENTS):
+        folder = f"{SEGMENTS}/{identity}"
+        if identity in published or not store.storage.exists(f"{folder}/{SEAL}"):
             continue
-        backend = open_format(store.backend)
-        entry, origin = backend.read_seal(directory)
+        entry, origin = backend.read_seal(store.storage.below(folder), folder)
         if not origin:
             continue
         receipt = Receipt.from_origin(origin, entry)
         done = completed_units(manifest, plan_fold(manifest, receipts), receipt.job)
-        if not done.isdisjoint(receipt.work) or backend.open_segment(directory, entry).problems(deep=True):
+        reader = backend.open_segment(store.storage.below(folder), entry)
+        if not done.isdisjoint(receipt.work) or reader.problems(deep=True):
             continue
-        if create_file(store.path / RECEIPTS / f"{receipt.name}.json", receipt.encode()):
-            receipts.append(read_receipt(store.path, receipt.name))
+        if store.storage.create(f"{RECEIPTS}/{receipt.name}.json", receipt.encode()):
+            receipts.append(read_receipt(store.storage, receipt.name))
             adopted.append(entry.id)
     store.fold()
     return adopted
@@ -138,8 +140,8 @@ def recover(store: TraceStore) -> list[str]:
 def _published(store: TraceStore, manifest: Manifest) -> set[str]:
     """Ids of all segments that a snapshot or a receipt names."""
     ids = {entry.id for entry in manifest.segments}
-    for name in list_receipts(store.path):
-        segment = read_receipt(store.path, name)[0].segment
+    for name in list_receipts(store.storage):
+        segment = read_receipt(store.storage, name)[0].segment
         if segment is not None:
             ids.add(segment.id)
     return ids

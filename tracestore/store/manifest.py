@@ -3,19 +3,29 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import cast
 
 from tracestore.errors import FormatError, StoreNotFoundError
 from tracestore.formats.base import SegmentEntry
 from tracestore.formats.document import JSON, decode_document, encode_document, read_document, require_format
+from tracestore.storage import Storage
 from tracestore.store.job import Job
-from tracestore.store.publish import create_file, replace_file
 from tracestore.store.receipt import Ranges, ranges_from_json
 
-__all__ = ["MANIFESTS", "AddressPiece", "Commit", "Manifest", "latest_version", "publish_manifest", "read_manifest"]
+__all__ = [
+    "MANIFESTS",
+    "Commit",
+    "DictionaryPiece",
+    "Manifest",
+    "Quarantine",
+    "latest_version",
+    "manifest_file",
+    "publish_manifest",
+    "read_manifest",
+]
 
 MANIFESTS = "manifests"
+_LATEST = f"{MANIFESTS}/LATEST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +43,20 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class AddressPiece:
-    """An immutable piece of the address dictionary."""
+class DictionaryPiece:
+    """An immutable piece of a dictionary."""
 
     hash: str
     num: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A segment that is no longer part of the store."""
+
+    id: str
+    num_traces: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +68,12 @@ class Manifest:
     commits: tuple[Commit, ...] = ()
     jobs: Mapping[str, Job] = field(default_factory=dict)
     """Jobs of the commits, by hash."""
-    pieces: tuple[AddressPiece, ...] = ()
+    pieces: tuple[DictionaryPiece, ...] = ()
+    """The address dictionary."""
+    type_pieces: tuple[DictionaryPiece, ...] = ()
+    """The trace-type dictionary."""
+    quarantined: tuple[Quarantine, ...] = ()
+    """Segments that were taken out because they are damaged."""
     checksum: str = ""
     """Of the file it was read from; empty for version 0."""
 
@@ -79,10 +103,11 @@ class Manifest:
                 "segments": [entry.to_json() for entry in self.segments],
                 "commits": commits,
                 "jobs": {key: {"verb": job.verb, "fields": job.fields} for key, job in self.jobs.items()},
-                "addresses": {
-                    "num": sum(piece.num for piece in self.pieces),
-                    "pieces": [{"hash": piece.hash, "num": piece.num} for piece in self.pieces],
-                },
+                "addresses": _pieces_to_json(self.pieces),
+                "trace_types": _pieces_to_json(self.type_pieces),
+                "quarantined": [
+                    {"id": one.id, "num_traces": one.num_traces, "reason": one.reason} for one in self.quarantined
+                ],
             }
         )
 
@@ -90,7 +115,6 @@ class Manifest:
     def decode(document: Mapping[str, JSON]) -> "Manifest":
         """Manifest from its members; unknown ones are ignored."""
         commits = cast("list[dict[str, JSON]]", document["commits"])
-        addresses = cast("dict[str, JSON]", document["addresses"])
         return Manifest(
             version=cast("int", document["version"]),
             segments=tuple(map(SegmentEntry.from_json, cast("list[dict[str, JSON]]", document["segments"]))),
@@ -106,15 +130,25 @@ class Manifest:
                 for commit in commits
             ),
             jobs={key: Job.from_json(job) for key, job in cast("dict[str, dict[str, JSON]]", document["jobs"]).items()},
-            pieces=tuple(
-                AddressPiece(cast("str", piece["hash"]), cast("int", piece["num"]))
-                for piece in cast("list[dict[str, JSON]]", addresses["pieces"])
+            pieces=_pieces_from_json(document["addresses"]),
+            type_pieces=_pieces_from_json(document.get("trace_types", {"pieces": []})),
+            quarantined=tuple(
+                Quarantine(one["id"], one["num_traces"], one["reason"]) for one in document.get("quarantined", [])
             ),
             checksum=cast("str", document["checksum"]),
         )
 
 
-def read_manifest(root: Path, version: int) -> Manifest:
+def _pieces_to_json(pieces: tuple[DictionaryPiece, ...]) -> JSON:
+    listed = [{"hash": piece.hash, "num": piece.num} for piece in pieces]
+    return {"num": sum(piece.num for piece in pieces), "pieces": listed}
+
+
+def _pieces_from_json(document: JSON) -> tuple[DictionaryPiece, ...]:
+    return tuple(DictionaryPiece(piece["hash"], piece["num"]) for piece in document["pieces"])
+
+
+def read_manifest(storage: Storage, version: int) -> Manifest:
     """Read a snapshot.
 
     Raises
@@ -126,12 +160,11 @@ def read_manifest(root: Path, version: int) -> Manifest:
     """
     if version == 0:
         return Manifest()
-    path = manifest_path(root, version)
-    if not path.exists():
-        message = f"{root} has no version {version}; the newest is {latest_version(root)}."
-        raise StoreNotFoundError(message, path=str(root), version=version)
-    name = f"{MANIFESTS}/{path.name}"
-    document = read_document(path, name=name)
+    name = manifest_file(version)
+    if not storage.exists(name):
+        message = f"{storage.url} has no version {version}; the newest is {latest_version(storage)}."
+        raise StoreNotFoundError(message, path=storage.url, version=version)
+    document = read_document(storage, name)
     require_format(document, "tracestore-manifest", name)
     manifest = Manifest.decode(document)
     if manifest.version != version or manifest.num_traces != document["num_traces"]:
@@ -140,18 +173,18 @@ def read_manifest(root: Path, version: int) -> Manifest:
     return manifest
 
 
-def publish_manifest(root: Path, manifest: Manifest) -> Manifest | None:
+def publish_manifest(storage: Storage, manifest: Manifest) -> Manifest | None:
     """Publish the next snapshot; None when another process published that number with other content."""
     data = manifest.encode()
-    path = manifest_path(root, manifest.version)
+    name = manifest_file(manifest.version)
     # losing to a process that published the very same bytes is as good as winning
-    if not create_file(path, data) and path.read_bytes() != data:
+    if not storage.create(name, data) and storage.read(name) != data:
         return None
-    replace_file(root / MANIFESTS / "LATEST", f"{manifest.version}\n".encode())
-    return Manifest.decode(decode_document(data, path.name))
+    storage.replace(_LATEST, f"{manifest.version}\n".encode())
+    return Manifest.decode(decode_document(data, name))
 
 
-def latest_version(root: Path) -> int:
+def latest_version(storage: Storage) -> int:
     """Find the newest snapshot: from the hint on, in steps that double, then between.
 
     Raises
@@ -159,33 +192,33 @@ def latest_version(root: Path) -> int:
     FormatError
         When the hint names a snapshot that is not there.
     """
-    low = _hint(root)
-    if low and not manifest_path(root, low).exists():
-        name = f"{MANIFESTS}/{manifest_path(root, low).name}"
+    low = _hint(storage)
+    if low and not storage.exists(manifest_file(low)):
+        name = manifest_file(low)
         message = (
-            f"{name} is missing, though {MANIFESTS}/LATEST names it; restore it from a copy, or remove LATEST if that "
+            f"{name} is missing, though {_LATEST} names it; restore it from a copy, or remove LATEST if that "
             "file is the damaged one."
         )
         raise FormatError(message, file=name)
     step = 1
-    while manifest_path(root, low + step).exists():
+    while storage.exists(manifest_file(low + step)):
         low += step
         step *= 2
     while step > 1:
         step //= 2
-        if manifest_path(root, low + step).exists():
+        if storage.exists(manifest_file(low + step)):
             low += step
     return low
 
 
-def manifest_path(root: Path, version: int) -> Path:
+def manifest_file(version: int) -> str:
     """Where a snapshot is."""
-    return root / MANIFESTS / f"v{version:020d}.json"
+    return f"{MANIFESTS}/v{version:020d}.json"
 
 
-def _hint(root: Path) -> int:
+def _hint(storage: Storage) -> int:
     try:
-        text = (root / MANIFESTS / "LATEST").read_bytes().strip()
+        text = storage.read(_LATEST).strip()
     except FileNotFoundError:
         return 0
     return int(text) if text.isdigit() and len(text) <= 20 else 0

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from tracestore.formats.base import SegmentEntry
 from tracestore.formats.document import JSON, encode_document, read_document, require_format
+from tracestore.storage import Storage
 from tracestore.store.job import Job
 
 __all__ = ["RECEIPTS", "Receipt", "WorkCommit", "expand_ranges", "list_receipts", "read_receipt", "to_ranges"]
@@ -72,12 +72,12 @@ class Receipt:
         )
 
 
-def list_receipts(root: Path) -> list[str]:
+def list_receipts(storage: Storage) -> list[str]:
     """Names of all receipts, in order."""
-    return sorted(path.stem for path in (root / RECEIPTS).glob("*.json") if not path.name.startswith("."))
+    return [name.removesuffix(".json") for name in storage.files(RECEIPTS) if name.endswith(".json")]
 
 
-def read_receipt(root: Path, name: str, *, expected: str | None = None) -> tuple[Receipt, str]:
+def read_receipt(storage: Storage, name: str, *, expected: str | None = None) -> tuple[Receipt, str]:
     """Read a receipt and its checksum.
 
     Raises
@@ -88,7 +88,7 @@ def read_receipt(root: Path, name: str, *, expected: str | None = None) -> tuple
         When it changed since it was published.
     """
     file = f"{RECEIPTS}/{name}.json"
-    document = read_document(root / file, name=file, expected=expected)
+    document = read_document(storage, file, expected=expected)
     require_format(document, "tracestore-receipt", file)
     segment = cast("dict[str, JSON] | None", document["segment"])
     receipt = Receipt.from_origin(document, None if segment is None else SegmentEntry.from_json(segment))

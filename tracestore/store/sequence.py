@@ -12,6 +12,7 @@ from tracestore.store.addresses import AddressBook
 from tracestore.store.manifest import Manifest
 from tracestore.store.runs import RunDirectory, TraceTypeInfo
 from tracestore.store.snapshot import Snapshot
+from tracestore.store.trace_types import TraceTypeBook
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.layout import Layout
 from tracestore.traces.trace import Trace
@@ -136,6 +137,28 @@ class TraceSequence:
         """
         return self._snapshot.values(name)
 
+    def values_by_segment(self, name: str) -> Iterator[tuple[NDArray[np.generic], NDArray[np.int64]]]:
+        """Read the values of one name or address lazily, a segment at a time, touching nothing else.
+
+        Parameters
+        ----------
+        name
+            As in `values`; nothing is yielded when no trace has it.
+
+        Yields
+        ------
+        values : ndarray
+            Shape ``(M, *shape)``, in order of traces.
+        indices : ndarray of int64
+            The traces of the store that have it, shape ``(M,)``.
+
+        Raises
+        ------
+        TraceTypeMismatchError
+            When its values differ in shape between layouts of a segment.
+        """
+        return self._snapshot.values_by_segment(name)
+
     def observation(self, name: str, index: int) -> NDArray[np.generic]:
         """Read a named observation of one trace.
 
@@ -164,6 +187,11 @@ class TraceSequence:
     def addresses(self) -> AddressBook:
         """All addresses, in order of their dense numbers, which never change."""
         return self._snapshot.addresses
+
+    @property
+    def trace_type_book(self) -> TraceTypeBook:
+        """Trace types that occur more than once in a segment, in order of their dense numbers, which never change."""
+        return self._snapshot.trace_type_book
 
     @property
     def layouts(self) -> Mapping[int, Layout]:

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from tracestore.errors import InvalidInputError, TraceTypeMismatchError, UnknownAddressError
 from tracestore.formats.base import ObservationInfo, Rows, SegmentEntry, SegmentReader, Verify, open_format
+from tracestore.storage import Storage
 from tracestore.store.addresses import AddressBook
 from tracestore.store.fold import SEGMENTS
 from tracestore.store.manifest import Manifest
 from tracestore.store.runs import RunDirectory
+from tracestore.store.trace_types import TraceTypeBook
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
@@ -28,7 +29,7 @@ class Snapshot:
 
     Parameters
     ----------
-    root
+    storage
         The store.
     manifest
         The version.
@@ -39,9 +40,9 @@ class Snapshot:
     """
 
     def __init__(
-        self, root: Path, manifest: Manifest, readers: Sequence[SegmentReader], known: dict[int, Layout]
+        self, storage: Storage, manifest: Manifest, readers: Sequence[SegmentReader], known: dict[int, Layout]
     ) -> None:
-        self.root = root
+        self.storage = storage
         self.manifest = manifest
         self.known_layouts = known
         self._readers = tuple(readers)
@@ -71,7 +72,12 @@ class Snapshot:
     @cached_property
     def addresses(self) -> AddressBook:
         """The address dictionary."""
-        return AddressBook(self.root, self.manifest.pieces)
+        return AddressBook(self.storage, self.manifest.pieces)
+
+    @cached_property
+    def trace_type_book(self) -> TraceTypeBook:
+        """The trace-type dictionary."""
+        return TraceTypeBook(self.storage, self.manifest.type_pieces)
 
     @cached_property
     def layouts(self) -> "LayoutTable":
@@ -87,7 +93,7 @@ class Snapshot:
                 before = found.get(info.name, info)
                 if before.shape != info.shape:
                     message = (
-                        f"Observation {info.name!r} has shape {before.shape} in one segment of {self.root} and "
+                        f"Observation {info.name!r} has shape {before.shape} in one segment of {self.storage.url} and "
                         f"{info.shape} in segment {entry.id}; write them to different stores."
                     )
                     raise InvalidInputError(message, name=info.name)
@@ -128,13 +134,11 @@ class Snapshot:
     def values(self, name: str) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """Read the values of a name or address, and the indices of the traces that have it."""
         values, indices = [], []
-        for place, reader in enumerate(self.segments()):
-            found = reader.values(name)
-            if found is not None:
-                values.append(found[0])
-                indices.append(found[1] + self.first[place])
+        for part, rows in self.values_by_segment(name):
+            values.append(part)
+            indices.append(rows)
         if not values:
-            message = f"No trace of {self.root} has a site {name!r}; `addresses` lists all addresses."
+            message = f"No trace of {self.storage.url} has a site {name!r}; `addresses` lists all addresses."
             raise UnknownAddressError(message, name=name)
         shapes = {part.shape[1:] for part in values}
         if len(shapes) > 1:
@@ -143,6 +147,13 @@ class Snapshot:
         if len(values) == 1:
             return values[0], indices[0]
         return np.concatenate(values), np.concatenate(indices)
+
+    def values_by_segment(self, name: str) -> Iterator[tuple[NDArray[np.generic], NDArray[np.int64]]]:
+        """Yield the values of a name or address, and the indices of the traces that have it, segment by segment."""
+        for place, reader in enumerate(self.segments()):
+            found = reader.values(name)
+            if found is not None:
+                yield found[0], found[1] + self.first[place]
 
     def failures(self) -> dict[int, str]:
         """Reasons of the traces that failed, by index."""
@@ -220,10 +231,10 @@ class Snapshot:
         return TraceBatch((), np.empty(0, np.int32), numbers, numbers, numbers, observations, **columns)
 
 
-def open_reader(root: Path, entry: SegmentEntry, verify: Verify, known: dict[int, Layout]) -> SegmentReader:
+def open_reader(storage: Storage, entry: SegmentEntry, verify: Verify, known: dict[int, Layout]) -> SegmentReader:
     """Open a segment of a store; `known` is the table of layouts that its segments share."""
-    directory = root / SEGMENTS / entry.id
-    return open_format(entry.encoding).open_segment(directory, entry, verify=verify, layouts=known)
+    folder = storage.below(f"{SEGMENTS}/{entry.id}")
+    return open_format(entry.encoding).open_segment(folder, entry, verify=verify, layouts=known)
 
 
 class LayoutTable(Mapping[int, Layout]):

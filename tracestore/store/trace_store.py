@@ -3,13 +3,14 @@
 import json
 import uuid as uuids
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, cast
 
 from tracestore.errors import InvalidInputError, StoreExistsError
-from tracestore.formats.base import SegmentEntry, SegmentReader, Verify
+from tracestore.formats.base import CodecChoice, SegmentEntry, SegmentReader, Verify
 from tracestore.formats.document import JSON
+from tracestore.formats.segment_writer import require_codecs
+from tracestore.storage import Location, Storage, open_storage
 from tracestore.store.fold import completed_units, fold, pending_receipts, plan_fold, publish_segments
 from tracestore.store.identity import StoreIdentity, create_identity, read_identity
 from tracestore.store.job import Job
@@ -50,8 +51,10 @@ class TraceStore(TraceSequence):
     ((10,), 3)
     """
 
-    def __init__(self, path: Path, identity: StoreIdentity, version: int, job: Job | None, verify: Verify) -> None:
-        self._path = path
+    def __init__(
+        self, storage: Storage, identity: StoreIdentity, version: int, job: Job | None, verify: Verify
+    ) -> None:
+        self._storage = storage
         self._identity = identity
         self._job = job
         self._verify: Verify = verify
@@ -62,47 +65,69 @@ class TraceStore(TraceSequence):
     @classmethod
     def create(
         cls,
-        path: str | PathLike[str],
+        path: Location,
         *,
         job: Job | None = None,
         attributes: Mapping[str, JSON] | None = None,
         backend: str = "arrow",
+        codec: CodecChoice = "auto",
         uuid: str | None = None,
+        copy_of: Mapping[str, JSON] | None = None,
+        storage_options: Mapping[str, object] | None = None,
     ) -> Self:
         """Make an empty store.
 
         Parameters
         ----------
         path
-            A directory that is empty or does not exist.
+            A directory that is empty or does not exist, or a URL: ``s3://BUCKET/PREFIX``, ``memory://NAME``.
         job
             What the store is the output of.
         attributes
             Remarks of the user, as JSON.
         backend
-            Format of the segments.
+            Format of the segments: ``arrow``, the fastest on local disks, or ``zarr``, which any Zarr reader opens.
+        codec
+            How observations are compressed: ``none``, ``lz4``, ``zstd``, or ``auto``, which tries a sample of each
+            observation in each segment; or a dict of these by name of observation.
         uuid
             Identity of the store; random by default.
+        copy_of
+            What the store is a copy of; for conversions.
+        storage_options
+            For URLs: options of the object store, such as ``endpoint`` and ``region``.
 
         Raises
         ------
         StoreExistsError
             When there is a store, or the directory is not empty.
+        InvalidInputError
+            When backend, codec or kind of location is unknown.
+        StoreError
+            When the place cannot publish files safely: no hard links, no conditional creation.
 
         Examples
         --------
         >>> len(TraceStore.create("empty", attributes={"for": "a first look"}))
         0
         """
-        root = Path(path)
-        identity = StoreIdentity(backend, uuid or str(uuids.uuid4()), job, dict(attributes or {}))
-        if not create_identity(root, identity):
-            message = f"{root} is a store already; open it with `TraceStore.open`, or use another path."
-            raise StoreExistsError(message, path=str(root))
-        return cls(root, identity, 0, job, "first")
+        require_codecs(codec)
+        storage = open_storage(path, storage_options)
+        identity = StoreIdentity(backend, uuid or str(uuids.uuid4()), job, dict(attributes or {}), codec, copy_of)
+        if not create_identity(storage, identity):
+            message = f"{storage.url} is a store already; open it with `TraceStore.open`, or use another path."
+            raise StoreExistsError(message, path=storage.url)
+        return cls(storage, identity, 0, job, "first")
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, version: int | None = None, verify: Verify = "first") -> Self:
+    def open(
+        cls,
+        path: Location,
+        *,
+        version: int | None = None,
+        verify: Verify = "first",
+        storage_options: Mapping[str, object] | None = None,
+    ) -> Self:
         """Open a store for reading, at its newest snapshot.
 
         Parameters
@@ -113,6 +138,8 @@ class TraceStore(TraceSequence):
             An older snapshot, by number.
         verify
             When checksums of blocks are compared: at their first touch, always, or never.
+        storage_options
+            For URLs: options of the object store.
 
         Raises
         ------
@@ -132,19 +159,21 @@ class TraceStore(TraceSequence):
         if verify not in ("first", "always", "off"):
             message = f"`verify` must be 'first', 'always' or 'off'; got {verify!r}."
             raise InvalidInputError(message, argument="verify")
-        root = Path(path)
-        identity = read_identity(root)
-        return cls(root, identity, latest_version(root) if version is None else version, identity.job, verify)
+        storage = open_storage(path, storage_options)
+        identity = read_identity(storage)
+        return cls(storage, identity, latest_version(storage) if version is None else version, identity.job, verify)
 
     @classmethod
     def open_or_create(
         cls,
-        path: str | PathLike[str],
+        path: Location,
         job: Job,
         *,
         append: bool = False,
         attributes: Mapping[str, JSON] | None = None,
         backend: str = "arrow",
+        codec: CodecChoice = "auto",
+        storage_options: Mapping[str, object] | None = None,
     ) -> Self:
         """Continue the store of a job, or make it.
 
@@ -158,8 +187,8 @@ class TraceStore(TraceSequence):
             The job; an existing store must have the same one.
         append
             Add to a store of another job. The work of each job is counted for itself: afterwards `job` is this one.
-        attributes, backend
-            As in `create`.
+        attributes, backend, codec, storage_options
+            As in `create`; an existing store keeps what it has.
 
         Raises
         ------
@@ -172,26 +201,37 @@ class TraceStore(TraceSequence):
         >>> TraceStore.open_or_create("job", Job("simulate", {"seed": 1})).job == store.job
         True
         """
-        root = Path(path)
-        identity = StoreIdentity(backend, str(uuids.uuid4()), job, dict(attributes or {}))
-        if create_identity(root, identity):
-            return cls(root, identity, 0, job, "first")
-        identity = read_identity(root)
-        manifest = fold(root)
+        require_codecs(codec)
+        storage = open_storage(path, storage_options)
+        identity = StoreIdentity(backend, str(uuids.uuid4()), job, dict(attributes or {}), codec)
+        if create_identity(storage, identity):
+            return cls(storage, identity, 0, job, "first")
+        identity = read_identity(storage)
+        manifest = fold(storage)
         if not append and (identity.job is None or job.hash not in manifest.jobs):
-            job.require_same(identity.job, root)
-        return cls(root, identity, manifest.version, job, "first")
+            job.require_same(identity.job, storage.url)
+        return cls(storage, identity, manifest.version, job, "first")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self._path, self._identity, self.version, self._job, self._verify)
+        return type(self), (self._storage, self._identity, self.version, self._job, self._verify)
 
     def __repr__(self) -> str:
-        return f"TraceStore({str(self._path)!r}, version={self.version}, num_traces={len(self)})"
+        return f"TraceStore({self._storage.url!r}, version={self.version}, num_traces={len(self)})"
 
     @property
     def path(self) -> Path:
+        """Directory of the store; of one on an object store, its URL as a path, for messages only."""
+        return Path(self._storage.url)
+
+    @property
+    def storage(self) -> Storage:
         """Where the store is."""
-        return self._path
+        return self._storage
+
+    @property
+    def identity(self) -> StoreIdentity:
+        """What was written when the store was made."""
+        return self._identity
 
     @property
     def uuid(self) -> str:
@@ -230,12 +270,12 @@ class TraceStore(TraceSequence):
 
     def stats(self) -> StoreStats:
         """Count and measure what the store holds."""
-        return measure(self._snapshot, num_pending=len(pending_receipts(self._path, self.manifest)))
+        return measure(self._snapshot, num_pending=len(pending_receipts(self._storage, self.manifest)))
 
     def completed_work(self) -> set[int]:
         """Units of work of this job that are published, receipts that are not folded yet included."""
         manifest = self.manifest
-        return completed_units(manifest, plan_fold(manifest, pending_receipts(self._path, manifest)), self._job)
+        return completed_units(manifest, plan_fold(manifest, pending_receipts(self._storage, manifest)), self._job)
 
     def work_states(self) -> list[tuple[list[int], JSON]]:
         """Work and state of each append of this job that gave a state, in order of receipts.
@@ -243,18 +283,18 @@ class TraceStore(TraceSequence):
         Receipts are in the order in which they were folded, then by name; those of one writer in the order of writing.
         """
         manifest = self.manifest
-        pending = plan_fold(manifest, pending_receipts(self._path, manifest)).commits
+        pending = plan_fold(manifest, pending_receipts(self._storage, manifest)).commits
         key = None if self._job is None else self._job.hash
         states = []
         for commit in (*manifest.commits, *pending):
             if commit.has_state and not commit.set_aside and commit.job == key:
-                receipt, _ = read_receipt(self._path, commit.receipt, expected=commit.checksum)
+                receipt, _ = read_receipt(self._storage, commit.receipt, expected=commit.checksum)
                 states += [(expand_ranges(part.work), part.state) for part in receipt.commits if part.state is not None]
         return states
 
     def refresh(self) -> None:
         """Pin the newest snapshot."""
-        self._pin(latest_version(self._path))
+        self._pin(latest_version(self._storage))
 
     def fold(self) -> int:
         """Publish what writers have sealed, and pin the newest snapshot.
@@ -264,7 +304,7 @@ class TraceStore(TraceSequence):
         int
             Number of the snapshot.
         """
-        self._pin(fold(self._path).version)
+        self._pin(fold(self._storage).version)
         return self.version
 
     def writer(
@@ -273,6 +313,7 @@ class TraceStore(TraceSequence):
         segment_bytes: int = 2**30,
         segment_seconds: float = 600.0,
         order: Literal["sorted", "written"] = "sorted",
+        codec: CodecChoice | None = None,
     ) -> StoreWriter:
         """Make a writer for this job; closing it folds all receipts and refreshes this store.
 
@@ -284,6 +325,8 @@ class TraceStore(TraceSequence):
             Seal a segment when its first trace has waited this long, at the next append.
         order
             ``sorted``: rows of a segment by number of sites, trace type, layout, stream; ``written``: as appended.
+        codec
+            How observations are compressed; as the store says by default.
 
         Raises
         ------
@@ -291,13 +334,14 @@ class TraceStore(TraceSequence):
             When a limit is not positive or the order unknown.
         """
         return StoreWriter(
-            self._path,
+            self._storage,
             self.backend,
             self._job,
             self.completed_work(),
             segment_bytes=segment_bytes,
             segment_seconds=segment_seconds,
             order=order,
+            codec=self._identity.codec if codec is None else codec,
             on_close=self._fold_quietly,
         )
 
@@ -331,11 +375,11 @@ class TraceStore(TraceSequence):
         >>> len(store), store.publish(entries), len(store)
         (0, 1, 6)
         """
-        return place_segment(self._path, self.backend, segment_id, batches)
+        return place_segment(self._storage, self.backend, segment_id, batches, codec=self._identity.codec)
 
     def find_segment(self, segment_id: str) -> SegmentEntry | None:
         """Entry of a segment that is in place, published or not; None when it is not there."""
-        return find_segment(self._path, self.backend, segment_id)
+        return find_segment(self._storage, self.backend, segment_id)
 
     def publish(self, segments: Sequence[SegmentEntry], *, replaces: Sequence[str] = ()) -> int:
         """Publish segments that are in place, in the order given, and pin the newest snapshot.
@@ -357,7 +401,7 @@ class TraceStore(TraceSequence):
         PublishConflictError
             When a segment to be replaced is gone.
         """
-        self._pin(publish_segments(self._path, segments, replaces=replaces).version)
+        self._pin(publish_segments(self._storage, segments, replaces=replaces).version)
         return self.version
 
     def _fold_quietly(self) -> None:
@@ -368,10 +412,10 @@ class TraceStore(TraceSequence):
             self._snapshot = self._snapshot_of(version)
 
     def _snapshot_of(self, version: int) -> Snapshot:
-        manifest = read_manifest(self._path, version)
+        manifest = read_manifest(self._storage, version)
         # readers of segments that stay are kept: their files are mapped and their blocks checked
         self._readers = {
-            entry: self._readers.get(entry) or open_reader(self._path, entry, self._verify, self._layouts)
+            entry: self._readers.get(entry) or open_reader(self._storage, entry, self._verify, self._layouts)
             for entry in manifest.segments
         }
-        return Snapshot(self._path, manifest, list(self._readers.values()), self._layouts)
+        return Snapshot(self._storage, manifest, list(self._readers.values()), self._layouts)

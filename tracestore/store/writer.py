@@ -8,22 +8,20 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from tracestore.errors import InvalidInputError, StoreError
-from tracestore.formats.base import SegmentEntry, open_format
-from tracestore.formats.document import JSON, encode_document, flush_file
+from tracestore.formats.base import CodecChoice, SegmentEntry, open_format
+from tracestore.formats.document import JSON, encode_document
+from tracestore.formats.segment_writer import require_codecs
+from tracestore.storage import Storage, raise_if_full
 from tracestore.store.fold import SEGMENTS
 from tracestore.store.job import Job
-from tracestore.store.publish import create_file, raise_if_full, rename_directory
 from tracestore.store.receipt import RECEIPTS, Receipt, WorkCommit, to_ranges
 from tracestore.traces.batch import TraceBatch
 
-__all__ = ["STAGING", "StoreWriter", "place_segment"]
-
-STAGING = "staging"
+__all__ = ["StoreWriter", "place_segment"]
 
 _LUMP_BYTES = 2**24
 
@@ -38,7 +36,7 @@ class StoreWriter:
 
     Parameters
     ----------
-    root
+    storage
         The store.
     backend
         Name of the segment format.
@@ -52,6 +50,8 @@ class StoreWriter:
         Seal a segment when its first trace has waited this long, at the next append.
     order
         ``sorted``: rows of a segment by number of sites, trace type, layout, stream; ``written``: as appended.
+    codec
+        How observations are compressed.
     on_close
         Called once after the last receipt is published.
 
@@ -77,7 +77,7 @@ class StoreWriter:
 
     def __init__(
         self,
-        root: Path,
+        storage: Storage,
         backend: str,
         job: Job | None,
         completed: Iterable[int],
@@ -85,6 +85,7 @@ class StoreWriter:
         segment_bytes: int = 2**30,
         segment_seconds: float = 600.0,
         order: Literal["sorted", "written"] = "sorted",
+        codec: CodecChoice = "auto",
         on_close: Callable[[], None] | None = None,
     ) -> None:
         if segment_bytes < 1 or segment_seconds <= 0 or order not in ("sorted", "written"):
@@ -93,13 +94,16 @@ class StoreWriter:
                 f"'written'; got {segment_bytes}, {segment_seconds}, {order!r}."
             )
             raise InvalidInputError(message)
+        require_codecs(codec)
         self.name = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
-        self._root = root
+        self._storage = storage
+        self._staging = storage.staging(self.name)
         self._format = open_format(backend)
         self._job = job
         self._completed = set(completed)
         self._segment_bytes = segment_bytes
         self._segment_seconds = segment_seconds
+        self._codec = codec
         self._keep_order = order == "written"
         self._on_close = on_close
         self._process = os.getpid()
@@ -148,6 +152,8 @@ class StoreWriter:
             When a segment was sealed and the disk is full.
         """
         self._require_usable()
+        if self._placed is not None:
+            self.seal()
         ranges = to_ranges(work)
         units = {unit for first, last in ranges for unit in range(first, last + 1)}
         repeated = sorted(units & self._completed)
@@ -189,28 +195,16 @@ class StoreWriter:
         self._merge_small()
         if not self._lumps and not self._commits:
             return None
-        receipt = Receipt(self.name, self._sequence, self._job, None, tuple(self._commits))
-        if self._lumps:
-            identity = uuid.uuid4().hex
-            directory = self._root / STAGING / self.name / f"{self._sequence:08d}"
-            try:
-                directory.mkdir(parents=True)
-                entry = self._format.write_segment(
-                    directory,
-                    self._lumps,
-                    segment_id=identity,
-                    keep_order=self._keep_order,
-                    origin=receipt.origin(),
-                )
-            except OSError as error:
-                shutil.rmtree(directory, ignore_errors=True)
-                raise_if_full(error, self._root)
-                raise
-            rename_directory(directory, self._root / SEGMENTS / identity)
-            receipt = replace(receipt, segment=entry)
-        path = self._root / RECEIPTS / f"{receipt.name}.json"
+        receipt = self._placed
+        if receipt is None:
+            receipt = Receipt(self.name, self._sequence, self._job, None, tuple(self._commits))
+            if self._lumps:
+                receipt = replace(receipt, segment=self._place(receipt))
+            # should publishing fail, the next attempt must not write the traces again
+            self._placed = receipt
+        data, file = receipt.encode(), f"{RECEIPTS}/{receipt.name}.json"
         # a recovery may have published this very receipt in the meantime
-        if not create_file(path, receipt.encode()) and path.read_bytes() != receipt.encode():
+        if not self._storage.create(file, data) and self._storage.read(file) != data:
             message = f"The receipt {receipt.name} exists with other content; two writers have the same name."
             raise StoreError(message, receipt=receipt.name)
         self._sequence += 1
@@ -227,7 +221,31 @@ class StoreWriter:
         if self._on_close is not None:
             self._on_close()
 
+    def _place(self, receipt: Receipt) -> SegmentEntry:
+        """Write the buffer as a segment and put it in its place."""
+        identity = uuid.uuid4().hex
+        directory = self._staging / f"{self._sequence:08d}"
+        try:
+            directory.mkdir(parents=True)
+            entry = self._format.write_segment(
+                directory,
+                self._lumps,
+                segment_id=identity,
+                keep_order=self._keep_order,
+                codec=self._codec,
+                is_remote=not self._storage.is_local,
+                origin=receipt.origin(),
+            )
+            self._storage.place(directory, f"{SEGMENTS}/{identity}")
+        except OSError as error:
+            raise_if_full(error, self._storage.url)
+            raise
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        return entry
+
     def _forget(self) -> None:
+        self._placed: Receipt | None = None
         self._lumps: list[TraceBatch] = []
         self._small: list[TraceBatch] = []
         self._small_bytes = 0
@@ -262,19 +280,21 @@ class StoreWriter:
             raise StoreError(message)
 
     def _remove_staging(self) -> None:
-        shutil.rmtree(self._root / STAGING / self.name, ignore_errors=True)
+        shutil.rmtree(self._staging, ignore_errors=True)
 
 
 def _observation_types(batch: TraceBatch) -> tuple[tuple[str, str], ...]:
     return tuple((name, column.dtype.str) for name, column in sorted(batch.observations.items()))
 
 
-def place_segment(root: Path, backend: str, segment_id: str, batches: Iterable[TraceBatch]) -> SegmentEntry:
+def place_segment(
+    storage: Storage, backend: str, segment_id: str, batches: Iterable[TraceBatch], *, codec: CodecChoice = "auto"
+) -> SegmentEntry:
     """Write a segment under a prescribed id, rows as given; publishes nothing.
 
     Parameters
     ----------
-    root
+    storage
         The store.
     backend
         Name of the segment format.
@@ -282,6 +302,8 @@ def place_segment(root: Path, backend: str, segment_id: str, batches: Iterable[T
         1 to 64 characters of ``0-9 a-z - _``.
     batches
         Its traces, in order.
+    codec
+        How observations are compressed.
 
     Raises
     ------
@@ -290,21 +312,27 @@ def place_segment(root: Path, backend: str, segment_id: str, batches: Iterable[T
     InsufficientSpaceError
         When the disk is full.
     """
-    target = root / SEGMENTS / segment_id
+    folder = f"{SEGMENTS}/{segment_id}"
     backend_format = open_format(backend)
-    staging = root / STAGING / f"{segment_id}-{secrets.token_hex(4)}"
+    staging = storage.staging(f"{segment_id}-{secrets.token_hex(4)}")
     try:
         staging.mkdir(parents=True)
-        entry = backend_format.write_segment(staging, list(batches), segment_id=segment_id, keep_order=True)
-        if not rename_directory(staging, target):
-            found, _ = backend_format.read_seal(target)
+        entry = backend_format.write_segment(
+            staging,
+            list(batches),
+            segment_id=segment_id,
+            keep_order=True,
+            codec=codec,
+            is_remote=not storage.is_local,
+        )
+        if not storage.place(staging, folder):
+            found, _ = backend_format.read_seal(storage.below(folder), folder)
             if found != entry:
                 message = f"Segment {segment_id} is there with other content; use another store or another plan."
                 raise StoreError(message, segment=segment_id)
     except OSError as error:
-        raise_if_full(error, root)
+        raise_if_full(error, storage.url)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    flush_file(root / SEGMENTS)
     return entry

@@ -1,27 +1,27 @@
-"""Reader of the ``arrow/1`` segment encoding: mapped files, whole-array numpy, no loop over traces (format 3)."""
+"""The reader of a segment, for every backend: mapped files, whole-array numpy, no loop over traces (format 3)."""
 
 from collections.abc import Collection, Mapping, MutableMapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from tracestore.errors import FormatError, InvalidInputError, TraceTypeMismatchError
-from tracestore.formats.base import ObservationInfo, Rows, SegmentEntry, SegmentRuns, Verify
+from tracestore.formats.base import ObservationInfo, Rows, SegmentRuns
+from tracestore.formats.blocks import BlockFile
+from tracestore.formats.chunks import ChunkRows
 from tracestore.formats.columns import SITE_COLUMNS, StoredNumbers
-from tracestore.formats.dictionary import Dictionary, LayoutSequence
-from tracestore.formats.ipc import BlockFile
+from tracestore.formats.dictionary import Dictionary, LayoutSequence, LooseLayouts
 from tracestore.formats.observation_column import ObservationColumn
 from tracestore.formats.segment_files import SegmentFiles
-from tracestore.formats.site_columns import SiteColumn, find_tile, locate_rows, normalize_rows
+from tracestore.formats.site_columns import SiteColumn, StateRuns, find_tile, locate_states, normalize_rows
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
-__all__ = ["ArrowSegmentReader"]
+__all__ = ["ColumnarReader"]
 
-_SITE_DTYPE = np.dtype("<f8")
 _TABLES = ("bases", "sites", "layouts", "layout_sites")
 _ALL_ROWS = slice(None)
 _COLUMN_DTYPES = dict(TRACE_COLUMNS)
@@ -30,26 +30,20 @@ _STORED_DTYPES: dict[str, np.dtype[np.generic]] = {
 }
 
 
-class ArrowSegmentReader:
+class ColumnarReader:
     """Reads a segment; files are opened and checked when they are first needed.
 
     Parameters
     ----------
-    directory
-        The segment.
-    entry
-        What the manifest says of it.
-    verify
-        When checksums of blocks are compared.
+    files
+        Opens the files of the segment.
     layouts
         Known layouts by id, shared between segments; read and added to.
     """
 
-    def __init__(
-        self, directory: Path, entry: SegmentEntry, *, verify: Verify, layouts: MutableMapping[int, Layout]
-    ) -> None:
-        self.entry = entry
-        self._files = SegmentFiles(directory, entry, verify)
+    def __init__(self, files: SegmentFiles, layouts: MutableMapping[int, Layout]) -> None:
+        self.entry = files.entry
+        self._files = files
         self._known_layouts = layouts
 
     @property
@@ -89,12 +83,13 @@ class ArrowSegmentReader:
         )
         if not len(index):
             return self._empty(names)
-        part = find_tile(self.runs, self._run_firsts, rows.start, rows.stop) if isinstance(rows, slice) else None
+        states = rows if self._states is None else self._states_of(index)
+        part = find_tile(self._state_runs, states.start, states.stop) if isinstance(states, slice) else None
         if part is not None:
             used, layout_index = [part.layout], np.zeros(len(index), np.int32)
             flat = [column.read_part(part, len(index)) for column in self._site_columns]
         else:
-            places = locate_rows(self.runs, index)
+            places = locate_states(self._state_runs, index if isinstance(states, slice) else states)
             layouts, inverse = np.unique(places.layout, return_inverse=True)
             used, layout_index = layouts.tolist(), inverse.astype(np.int32)
             flat = [column.read(places) for column in self._site_columns]
@@ -165,7 +160,7 @@ class ArrowSegmentReader:
             if sites.observation:
                 parts.append(self.observation(sites.observation, rows))
                 continue
-            places = locate_rows(self.runs, rows)
+            places = locate_states(self._state_runs, self._states_of(rows))
             index = sites.value_index[np.searchsorted(sites.layout, places.layout)]
             width = int(np.prod(sites.shape, dtype=np.int64))
             parts.append(self._site_columns[0].read_slots(places, index, width).reshape(len(rows), *sites.shape))
@@ -181,7 +176,8 @@ class ArrowSegmentReader:
 
     def has_observation(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the layouts of the rows have the named observe, shape ``(num_rows,)``."""
-        return self._dictionary.observes(name)[locate_rows(self.runs, rows).layout]
+        run = np.searchsorted(self.runs.first, rows, "right") - 1
+        return self._dictionary.observes(name)[self.runs.layout[run]]
 
     def constant_observation(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic] | None:
         """Return the row of the observation that all the given rows share; None when the segment keeps each."""
@@ -229,9 +225,13 @@ class ArrowSegmentReader:
         """Bytes of each file but the seal."""
         return {file: cast("int", record["size"]) for file, record in self._files.records.items()}
 
-    def addresses(self) -> tuple[NDArray[np.uint64], list[str], NDArray[np.int32]]:
+    def addresses(self) -> tuple[NDArray[np.uint64], pa.Array, NDArray[np.int32]]:
         """Ids, base addresses and instances of the distinct sites, in order of first appearance."""
         return self._dictionary.ids, self._dictionary.bases, self._dictionary.instances
+
+    def trace_types(self) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
+        """Trace types of layouts with several states: ids, where the addresses of each begin, address ids, flat."""
+        return self._dictionary.trace_types()
 
     def problems(self, *, deep: bool = False) -> list[tuple[str, str]]:
         """Check files and references, with `deep` every byte; pairs of file and problem."""
@@ -239,35 +239,54 @@ class ArrowSegmentReader:
         if found:
             return found
         try:
-            layouts = self.layouts
-            for index, layout in enumerate(layouts):
-                rebuilt = Layout(layout.sites)
-                if rebuilt.id != self._dictionary.layout_ids[index]:
-                    found.append(
-                        (self._files.path_name("layouts.arrow"), f"layout {index} has another content than id")
-                    )
+            for index, layout in enumerate(self.layouts):
+                if Layout(layout.sites).id != self._dictionary.layout_id(index):
+                    found.append((self._files.path_name("layouts"), f"layout {index} has another content than id"))
             if deep:
                 self.read(_ALL_ROWS, observations=())
+                for column in self._observation_columns.values():
+                    if isinstance(column.rows, ChunkRows):
+                        found += [(column.rows.name, message) for message in column.rows.problems()]
         except FormatError as error:
             found.append((self._files.path_name("seal.json"), str(error)))
         return found
 
     @cached_property
-    def _run_firsts(self) -> list[int]:
-        return cast("list[int]", self.runs.first.tolist())
+    def _dictionary(self) -> Dictionary:
+        tables = {name: table for name in _TABLES if (table := self._files.table(name)) is not None}
+        num_regular = len(tables["layouts"]) if "layouts" in tables else 0
+        is_loose = self.runs.layout >= num_regular
+        sizes = self.runs.num_sites[is_loose].astype(np.int64)
+        loose = LooseLayouts(
+            self.runs.layout_id[is_loose],
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+            self._files.column("loose", "<i4"),
+        )
+        return Dictionary(tables, loose, self._known_layouts)
 
     @cached_property
-    def _dictionary(self) -> Dictionary:
-        tables = {name: self._files.table(name) for name in _TABLES}
-        return Dictionary({name: table for name, table in tables.items() if table is not None}, self._known_layouts)
+    def _state_runs(self) -> StateRuns:
+        return StateRuns.of(self.runs)
+
+    @cached_property
+    def _states(self) -> BlockFile | None:
+        """State of each row; None when every row has its own."""
+        return self._files.column("states", "<i8")
+
+    def _states_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        file = self._states
+        if file is None:
+            return rows
+        return cast("NDArray[np.int64]", file.map()[rows + file.shifts(file.block_of(rows))])
 
     @cached_property
     def _site_columns(self) -> tuple[SiteColumn, SiteColumn, SiteColumn]:
         constants = self._files.constants()
         values, log_probs, parameters = (
             SiteColumn(
-                self._files.column_file(f"{name}.arrow", [_SITE_DTYPE]),
+                self._files.column(name, "<f8"),
                 self.runs.starts[index],
+                self._state_runs,
                 StoredNumbers.build(self._dictionary.layout_sizes[index], constants[index]),
             )
             for index, name in enumerate(SITE_COLUMNS)
@@ -280,27 +299,27 @@ class ArrowSegmentReader:
         return {name: np.frombuffer(bytes.fromhex(text), _STORED_DTYPES[name]) for name, text in digits.items()}
 
     @cached_property
-    def _varying_columns(self) -> tuple[dict[str, int], BlockFile | None]:
-        names = [name for name in _STORED_DTYPES if name not in self._constant_columns]
-        file = self._files.column_file("traces.arrow", [_STORED_DTYPES[name] for name in names])
-        return {name: index for index, name in enumerate(names)}, file
+    def _varying_columns(self) -> Mapping[str, tuple[BlockFile, int]]:
+        return self._files.trace_columns(
+            {name: dtype for name, dtype in _STORED_DTYPES.items() if name not in self._constant_columns}
+        )
 
     def _column(self, name: str, rows: Rows) -> NDArray[np.generic]:
         num_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        dtype = _STORED_DTYPES[name]
         constant = self._constant_columns.get(name)
         if constant is not None:
             out: NDArray[np.generic] = np.repeat(constant, num_rows)
         else:
-            index, file = self._varying_columns
-            if file is None:
-                message = f"{self._files.path_name('traces.arrow')} is not in the seal, and {name!r} is not constant."
-                raise FormatError(message)
+            if name not in self._varying_columns:
+                file_name = self._files.path_name("seal.json")
+                message = f"{file_name} lists no file for the column {name!r}, and it is not constant."
+                raise FormatError(message, file=file_name)
+            file, place = self._varying_columns[name]
             if isinstance(rows, slice):
-                out = np.empty(num_rows, dtype)
-                file.copy_to(out, rows.start, index[name])
+                out = np.empty(num_rows, _STORED_DTYPES[name])
+                file.copy_to(out, rows.start, place)
             else:
-                out = file.map(index[name])[rows + file.shifts(file.block_of(rows), index[name])]
+                out = file.map(place)[rows + file.shifts(file.block_of(rows), place)]
         return out.view(np.bool_) if _COLUMN_DTYPES[name] == "bool" else out
 
     @cached_property
@@ -308,12 +327,8 @@ class ArrowSegmentReader:
         columns = {}
         for record in cast("list[Mapping[str, str]]", self._files.seal["observations"]):
             info = self.observations[record["name"]]
-            dtype = np.dtype(info.dtype)
-            stored = np.dtype(np.uint8) if dtype.kind == "b" else dtype
-            file = self._files.column_file(record["file"], [stored])
-            columns[info.name] = ObservationColumn(
-                info, file, int(record["rows_per_block"]), absent_zero=bool(record["absent_zero"])
-            )
+            rows = self._files.observation_rows(info, record)
+            columns[info.name] = ObservationColumn(info, rows, absent_zero=bool(record["absent_zero"]))
         return columns
 
     def _observation(self, name: str, rows: Rows) -> NDArray[np.generic]:

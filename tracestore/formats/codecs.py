@@ -1,0 +1,90 @@
+"""Which codec observations get, and how many rows share a chunk; knows no file format and needs no extra.
+
+The choice depends on ratios alone, never on timings, so that the same traces give the same bytes on every machine.
+"""
+
+import pyarrow as pa
+
+from tracestore.errors import InvalidInputError
+
+__all__ = ["CODECS", "SAMPLE_ROWS", "choose_codec", "rows_per_chunk"]
+
+CODECS = ("none", "lz4", "zstd")
+"""Names of the codecs of observations."""
+
+SAMPLE_ROWS = 64
+"""Rows that a writer needs to look at."""
+
+_LARGE_ROW_BYTES = 64 * 1024
+_CHUNK_BYTES = 128 * 1024
+# a local disk is about as fast as a copy, so a codec must save much; over a network every saved byte is saved time
+_LEAST_RATIO_LOCAL = 1.3
+_LEAST_RATIO_REMOTE = 1.1
+
+
+def choose_codec(
+    sample_rows: bytes | bytearray | memoryview, row_bytes: int, *, remote: bool = False
+) -> tuple[str, float]:
+    """Choose the codec of an observation by compressing a sample of its rows, in chunks as they will be stored.
+
+    Parameters
+    ----------
+    sample_rows
+        The first rows, one after the other; about 64 of them are enough.
+    row_bytes
+        Bytes of one row.
+    remote
+        The segment will be read over a network.
+
+    Returns
+    -------
+    tuple of codec and ratio
+        One of `CODECS`, and how many times smaller the sample became with the codec that was tried, ``lz4`` or, with
+        `remote`, ``zstd``; the ratio is given also when it was too small and the choice is ``none``.
+
+    Raises
+    ------
+    InvalidInputError
+        When a row has no bytes, or the sample is not a whole number of rows.
+
+    Examples
+    --------
+    >>> codec, ratio = choose_codec(bytes(64_000), 1_000)
+    >>> codec, ratio > 100
+    ('lz4', True)
+    """
+    data = memoryview(sample_rows).cast("B")
+    chunk_bytes = rows_per_chunk(row_bytes) * row_bytes
+    if len(data) % row_bytes:
+        message = f"`sample_rows` must hold whole rows of {row_bytes} bytes; it has {len(data)} bytes."
+        raise InvalidInputError(message, argument="sample_rows")
+    name, least = ("zstd", _LEAST_RATIO_REMOTE) if remote else ("lz4", _LEAST_RATIO_LOCAL)
+    codec = pa.Codec("zstd", compression_level=1) if remote else pa.Codec("lz4_raw")
+    starts = range(0, len(data), chunk_bytes)
+    num_stored = sum(codec.compress(pa.py_buffer(data[start : start + chunk_bytes])).size for start in starts)
+    ratio = len(data) / num_stored if num_stored else 1.0
+    return (name if ratio >= least else "none"), ratio
+
+
+def rows_per_chunk(row_bytes: int) -> int:
+    """Rows that share a chunk: one large row, or as many small ones as make about 128 KiB.
+
+    Parameters
+    ----------
+    row_bytes
+        Bytes of one row.
+
+    Raises
+    ------
+    InvalidInputError
+        When a row has no bytes.
+
+    Examples
+    --------
+    >>> rows_per_chunk(20 * 35 * 35 * 4), rows_per_chunk(8)
+    (1, 16384)
+    """
+    if row_bytes < 1:
+        message = f"`row_bytes` must be positive, rows without elements are not stored; got {row_bytes}."
+        raise InvalidInputError(message, argument="row_bytes")
+    return 1 if row_bytes >= _LARGE_ROW_BYTES else _CHUNK_BYTES // row_bytes

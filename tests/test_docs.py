@@ -14,6 +14,14 @@ MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "tracestore").rglob("*.py")
 )
+NEEDED = {
+    "ts.training": "tracestore.training",
+    "awkward": "tracestore.formats.awkward",
+    "hdf5": "tracestore.formats.hdf5",
+    'backend="zarr"': "tracestore.formats.zarr",
+    "memory://": "tracestore.storage.objects",
+}
+"""What a page needs when it has a word."""
 # the pages show sizes that make sense to a reader; a test needs only that the code runs
 SMALLER = {
     r"\bnum_traces=[\d_]+": "num_traces=400",
@@ -31,8 +39,10 @@ def python_blocks(page: Path) -> list[str]:
     "page", [page for page in PAGES if python_blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch, import_or_skip):
-    if "ts.training" in page.read_text("utf-8"):
-        import_or_skip("tracestore.training")
+    text = page.read_text("utf-8")
+    for mark, module in NEEDED.items():
+        if mark in text:
+            import_or_skip(module)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
     for number, block in enumerate(python_blocks(page), 1):

@@ -10,11 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
     "alouette",
+    "awkward",
     "dask",
     "distributed",
     "flatbuffers",
+    "google_crc32c",
+    "h5py",
     "matplotlib",
     "mpi4py",
+    "numcodecs",
+    "obstore",
     "safetensors",
     "scipy",
     "torch",
@@ -29,6 +34,16 @@ LEAVES = {
     "tracestore.inference.plots_pairs": ("matplotlib", "report"),
     "tracestore.inference.report": ("matplotlib", "report"),
     "tracestore.simulators.tau": ("alouette", "sims"),
+    "tracestore.storage.object_clients": ("obstore", "objects"),
+    "tracestore.storage.object_errors": ("obstore", "objects"),
+    "tracestore.storage.object_file": ("obstore", "objects"),
+    "tracestore.storage.objects": ("obstore", "objects"),
+    "tracestore.formats.zarr": ("numcodecs", "zarr"),
+    "tracestore.formats.zarr_arrays": ("numcodecs", "zarr"),
+    "tracestore.formats.zarr_codecs": ("numcodecs", "zarr"),
+    "tracestore.formats.zarr_columns": ("numcodecs", "zarr"),
+    "tracestore.formats.hdf5": ("h5py", "hdf5"),
+    "tracestore.formats.awkward": ("awkward", "awkward"),
 }
 
 

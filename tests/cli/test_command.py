@@ -14,7 +14,21 @@ import pytest
 from tracestore.cli.command import main, make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["simulate", "sort", "info", "train", "infer", "report", "verify"]
+VERBS = [
+    "simulate",
+    "sort",
+    "train",
+    "infer",
+    "report",
+    "info",
+    "verify",
+    "recover",
+    "gc",
+    "quarantine",
+    "compact",
+    "convert",
+    "export",
+]
 
 
 @pytest.fixture

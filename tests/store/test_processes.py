@@ -61,7 +61,7 @@ def test_concurrent_writers_and_folders(tmp_path, method):
     assert store.completed_work() == set(everything)
     assert_same(by_stream(store), expected_batch(everything))
     assert sorted(unit for units, _ in store.work_states() for unit in units) == list(everything)
-    assert verify(store, deep=True) == []
+    assert verify(store, deep=True, log_probs=False) == []
 
 
 def test_killed_writers_lose_only_what_they_had_not_sealed(tmp_path):
@@ -86,7 +86,7 @@ def test_killed_writers_lose_only_what_they_had_not_sealed(tmp_path):
         done = store.completed_work()
         assert len(store) == 40 * len(done)
         assert_same(by_stream(store), expected_batch(sorted(done)))
-    assert verify(store, deep=True) == []
+    assert verify(store, deep=True, log_probs=False) == []
     assert len(done) >= 6
 
 

@@ -7,8 +7,6 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-DELETED = b'<?xml version="1.0"?><DeleteResult></DeleteResult>'
-
 
 class StubbornServer(ThreadingHTTPServer):
     """Keeps objects in a dictionary.
@@ -73,9 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        for part in text.split("<Key>")[1:]:
-            self._objects.pop(f"{self._name}/{part.partition('</Key>')[0]}", None)
-        self._answer(200, DELETED)
+        keys = [part.partition("</Key>")[0] for part in text.split("<Key>")[1:]]
+        for key in keys:
+            self._objects.pop(f"{self._name}/{key}", None)
+        deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+        self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from tracestore.cli import verbs
+from tracestore.cli import store_verbs, verbs
+from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_seed, parse_size
 from tracestore.errors import TracestoreError
 
 __all__ = ["main", "make_parser"]
@@ -76,17 +77,15 @@ def make_parser() -> argparse.ArgumentParser:
     simulate = add(verbs.run_simulate)
     _add_simulator(simulate)
     simulate.add_argument("store", metavar="STORE", help="the store to write")
-    simulate.add_argument("--num-traces", metavar="N", type=_positive, required=True, help="traces to record")
+    simulate.add_argument("--num-traces", metavar="N", type=parse_positive, required=True, help="traces to record")
     _add_workers_and_seed(simulate)
     simulate.add_argument("--append", action="store_true", help="add to a store that exists already")
+    _add_format(simulate, default="arrow")
 
     sort = add(verbs.run_sort)
     sort.add_argument("source", metavar="SRC", help="the store to read")
     sort.add_argument("destination", metavar="DST", help="the store to write")
-
-    info = add(verbs.run_info, only_reads=True)
-    info.add_argument("store", metavar="STORE", help="the store, or a posterior")
-    info.add_argument("--json", action="store_true", help="print JSON for programs")
+    _add_format(sort, default=None)
 
     train = add(verbs.run_train)
     train.add_argument("store", metavar="STORE", help="the store to learn from")
@@ -98,19 +97,64 @@ def make_parser() -> argparse.ArgumentParser:
     infer.add_argument("--engine", choices=ENGINES, required=True, help="how to infer")
     infer.add_argument("--observe", metavar="FILE", help="JSON object or npz archive, name to numbers")
     infer.add_argument("--network", metavar="NETWORK", help="a trained network (engine ic)")
-    infer.add_argument("--num-draws", metavar="N", type=_positive, required=True, help="draws, all chains together")
-    infer.add_argument("--chains", metavar="C", type=_positive, help="Markov chains (engines lmh, rmh; default 4)")
+    infer.add_argument(
+        "--num-draws", metavar="N", type=parse_positive, required=True, help="draws, all chains together"
+    )
+    infer.add_argument("--chains", metavar="C", type=parse_positive, help="Markov chains (engines lmh, rmh; default 4)")
     _add_workers_and_seed(infer)
+    _add_format(infer, default="arrow")
 
     report = add(verbs.run_report, only_reads=True)
     report.add_argument("posteriors", metavar="POSTERIOR", nargs="+", help="posteriors of the same observation")
     report.add_argument("--html", metavar="FILE", required=True, help="the file to write")
     report.add_argument("--truth", metavar="FILE", help="what is true, if known: a JSON object, name to number")
 
-    verify = add(verbs.run_verify, only_reads=True)
-    verify.add_argument("store", metavar="STORE", help="the store")
-    verify.add_argument("--json", action="store_true", help="print JSON for programs")
+    _add_store_verbs(add)
     return parser
+
+
+def _add_store_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    def of_store(verb: Callable[[argparse.Namespace], int], *, only_reads: bool = False) -> argparse.ArgumentParser:
+        command = add(verb, only_reads=only_reads)
+        command.add_argument("store", metavar="STORE", help="the store, or a posterior")
+        return command
+
+    info = of_store(store_verbs.run_info, only_reads=True)
+    verify = of_store(store_verbs.run_verify, only_reads=True)
+    verify.add_argument("--deep", action="store_true", help="read every byte, and recompute the log probabilities")
+    recover = of_store(store_verbs.run_recover)
+    collect = of_store(store_verbs.run_gc)
+    text = "only what has been unused for this long: seconds, or a number with s, m, h or d, such as 7d"
+    collect.add_argument("--older-than", metavar="TIME", type=parse_duration, required=True, help=text)
+    collect.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    quarantine = of_store(store_verbs.run_quarantine)
+    quarantine.add_argument("segment", metavar="SEGMENT", help="id of the segment, as verify names it")
+    quarantine.add_argument("--reason", metavar="TEXT", required=True, help="what is wrong with it")
+    compact = of_store(store_verbs.run_compact)
+    text = "most bytes of a joined segment, such as 500MB or 2GiB (default 1GiB)"
+    compact.add_argument("--segment-bytes", metavar="SIZE", type=parse_size, default=2**30, help=text)
+    compact.add_argument("--codec", metavar="CODEC", type=parse_codec, help="compress observations anew, such as zstd")
+    convert = add(store_verbs.run_convert)
+    convert.add_argument("source", metavar="SRC", help="the store to read: a path or a URL")
+    convert.add_argument("destination", metavar="DST", help="the store to write: a path or a URL")
+    _add_format(convert, default=None)
+    # an interrupted export leaves nothing, so there is nothing to continue
+    export = of_store(store_verbs.run_export, only_reads=True)
+    export.add_argument("output", metavar="OUT", help="the file to write; it must not exist")
+    text = "an observation to include; may be repeated (default all)"
+    export.add_argument("--observation", metavar="NAME", action="append", help=text)
+    export.add_argument("--to", choices=("parquet", "awkward", "hdf5"), required=True, help="kind of file")
+    for command in (info, verify, recover, collect, quarantine, compact, convert, export):
+        command.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def _add_format(command: argparse.ArgumentParser, *, default: str | None) -> None:
+    as_source = " (default: as the source)" if default is None else ""
+    command.add_argument(
+        "--backend", choices=("arrow", "zarr"), default=default, help=f"format of the segments{as_source}"
+    )
+    text = f"how observations are compressed: auto, none, lz4, zstd, or NAME=CODEC,...{as_source}"
+    command.add_argument("--codec", metavar="CODEC", type=parse_codec, default="auto" if default else None, help=text)
 
 
 def _add_simulator(command: argparse.ArgumentParser) -> None:
@@ -119,8 +163,8 @@ def _add_simulator(command: argparse.ArgumentParser) -> None:
 
 
 def _add_workers_and_seed(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", metavar="W", type=_positive, default=1, help="processes (default 1)")
-    command.add_argument("--seed", metavar="S", type=_seed, default=0, help="of all random draws (default 0)")
+    command.add_argument("--workers", metavar="W", type=parse_positive, default=1, help="processes (default 1)")
+    command.add_argument("--seed", metavar="S", type=parse_seed, default=0, help="of all random draws (default 0)")
 
 
 class _Version(argparse.Action):
@@ -134,27 +178,3 @@ class _Version(argparse.Action):
 
         print(f"tracestore {__version__}")
         parser.exit()
-
-
-def _positive(text: str) -> int:
-    number = _integer(text)
-    if number < 1:
-        message = f"must be at least 1; got {number}"
-        raise argparse.ArgumentTypeError(message)
-    return number
-
-
-def _seed(text: str) -> int:
-    number = _integer(text)
-    if number < 0:
-        message = f"must not be negative; got {number}"
-        raise argparse.ArgumentTypeError(message)
-    return number
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        message = f"must be a whole number; got {text!r}"
-        raise argparse.ArgumentTypeError(message) from error

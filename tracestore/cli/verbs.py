@@ -4,8 +4,6 @@ Results go to stdout, progress and remarks to stderr.
 """
 
 import argparse
-import dataclasses
-import json
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -22,9 +20,9 @@ if TYPE_CHECKING:
     from tracestore.inference import Posterior
     from tracestore.store.trace_store import TraceStore
 
-__all__ = ["run_infer", "run_info", "run_report", "run_simulate", "run_sort", "run_train", "run_verify"]
+__all__ = ["run_infer", "run_report", "run_simulate", "run_sort", "run_train"]
 
-OK, PROBLEM = 0, 1
+OK = 0
 MARKOV_ENGINES = ("lmh", "rmh")
 DEFAULT_CHAINS = 4
 
@@ -33,12 +31,13 @@ def run_simulate(args: argparse.Namespace) -> int:
     """Run a simulator and record its traces."""
     from tracestore.execution.generate import simulate
     from tracestore.simulators.catalog import resolve
+    from tracestore.store.location import StoreLocation
 
     simulator = resolve(args.simulator)
     with Progress() as progress:
         store = simulate(
             simulator,
-            args.store,
+            StoreLocation(args.store, backend=args.backend, codec=args.codec),
             num_traces=args.num_traces,
             workers=args.workers,
             seed=args.seed,
@@ -55,20 +54,8 @@ def run_sort(args: argparse.Namespace) -> int:
     from tracestore.sorting.execute import sort_store
 
     with Progress() as progress:
-        store = sort_store(args.source, args.destination, observer=progress)
+        store = sort_store(args.source, args.destination, backend=args.backend, codec=args.codec, observer=progress)
     print(f"{len(store):,} traces of {len(store.trace_types):,} trace types in {args.destination}")
-    return OK
-
-
-def run_info(args: argparse.Namespace) -> int:
-    """Say what a store holds."""
-    from tracestore.store.trace_store import TraceStore
-
-    store = TraceStore.open(args.store)
-    if args.json:
-        print(json.dumps(_facts(store), indent=2))
-    else:
-        print(_description(store))
     return OK
 
 
@@ -88,6 +75,7 @@ def run_infer(args: argparse.Namespace) -> int:
     from tracestore import inference
     from tracestore.cli.numbers_file import read_numbers
     from tracestore.simulators.catalog import resolve
+    from tracestore.store.location import StoreLocation
 
     engines: dict[str, Callable[..., Posterior]] = {
         "prior": inference.prior,
@@ -109,7 +97,8 @@ def run_infer(args: argparse.Namespace) -> int:
 
         options["network"] = load_network(args.network)
     with Progress() as progress:
-        posterior = engines[args.engine](*inputs, args.output, **options, observer=progress)
+        place = StoreLocation(args.output, backend=args.backend, codec=args.codec)
+        posterior = engines[args.engine](*inputs, place, **options, observer=progress)
     _print_posterior(posterior)
     return OK
 
@@ -139,60 +128,6 @@ def run_report(args: argparse.Namespace) -> int:
     write_report(posteriors, args.html, truth=truth)
     print(f"report in {args.html}")
     return OK
-
-
-def run_verify(args: argparse.Namespace) -> int:
-    """Read every byte of a store and report what is wrong."""
-    from tracestore.store import verify
-    from tracestore.store.trace_store import TraceStore
-
-    problems = verify(TraceStore.open(args.store), deep=True)
-    if args.json:
-        print(json.dumps({"store": args.store, "problems": [dataclasses.asdict(p) for p in problems]}, indent=2))
-    else:
-        for problem in problems:
-            print(f"{problem.path}: {problem.message}")
-        print(f"{len(problems)} problems in {args.store}" if problems else f"{args.store} is intact")
-    return PROBLEM if problems else OK
-
-
-def _facts(store: "TraceStore") -> dict[str, object]:
-    return {
-        "path": str(store.path),
-        "version": store.version,
-        "snapshot": store.snapshot_id,
-        **dataclasses.asdict(store.stats()),
-        "observations": {name: list(shape) for name, shape in store.observation_shapes.items()},
-        "job": None if store.job is None else {"verb": store.job.verb, **store.job.fields},
-    }
-
-
-def _description(store: "TraceStore") -> str:
-    stats = store.stats()
-    shapes = {name: "x".join(map(str, shape)) or "number" for name, shape in store.observation_shapes.items()}
-    lines = [
-        f"{store.path}, version {store.version}",
-        f"  traces        {stats.num_traces:,}, of them {stats.num_failed:,} failed",
-        f"  trace types   {stats.num_trace_types:,} ({stats.num_layouts:,} layouts)",
-        f"  addresses     {stats.num_addresses:,}",
-        f"  sites         {stats.num_sites:,}, at most {stats.max_sites:,} in one trace",
-        f"  observations  {', '.join(f'{name} ({shape})' for name, shape in shapes.items()) or 'none'}",
-        f"  on disk       {_size(stats.nbytes)} in {stats.num_segments:,} segments",
-        f"                observations {_size(stats.observation_bytes)}, sites {_size(stats.site_bytes)}",
-        f"  simulating    {stats.seconds:.1f} s",
-    ]
-    if store.job is not None:
-        lines.append(f"  job           {store.job.verb}")
-        lines += [f"    {name} = {json.dumps(value)}" for name, value in store.job.fields.items()]
-    return "\n".join(lines)
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.3g} TB"
 
 
 def _report_failures(store: "TraceStore") -> None:

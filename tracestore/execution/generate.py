@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
@@ -10,6 +9,7 @@ from tracestore.execution.streams import TraceStreams
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.store.job import Job
+from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def simulate(
     simulator: Simulator | Callable[[], object],
-    path: str | Path,
+    path: StorePath,
     *,
     num_traces: int,
     workers: int = 1,

@@ -80,6 +80,7 @@ def write_segment(
     Examples
     --------
     >>> from tracestore.simulators import toys, PriorController, run_trace
+    >>> from tracestore.storage import LocalStorage
     >>> rng = np.random.default_rng(1)
     >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
     >>> folder = Path("segment"); folder.mkdir()

@@ -188,6 +188,9 @@ class SegmentReader(Protocol):
     def failures(self) -> Mapping[int, str]:
         """Reasons of the traces that failed, by row."""
 
+    def codecs(self) -> Mapping[str, str]:
+        """Codec of each observation whose rows differ."""
+
     def file_sizes(self) -> Mapping[str, int]:
         """Bytes of each file but the seal."""
 

@@ -232,7 +232,10 @@ def _order(batch: TraceBatch) -> NDArray[np.int64]:
 
 
 def _number_layouts(states: TraceBatch) -> tuple[tuple[Layout, ...], int, NDArray[np.int32]]:
-    """Number layouts: those of several states first, each kind in order of appearance; layouts, how many, new index."""
+    """Number layouts, those of several states first, each kind in order of appearance.
+
+    Returns the layouts, how many have several states, and the new index.
+    """
     used, first, inverse, counts = np.unique(
         states.layout_index, return_index=True, return_inverse=True, return_counts=True
     )

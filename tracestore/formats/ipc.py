@@ -1,4 +1,4 @@
-"""Arrow IPC files: tables, column files in checksummed blocks, compressed observations in chunks (format 3.1 to 3.8)."""
+"""Arrow IPC files: tables, column files in checksummed blocks, compressed rows in chunks (format 3.1 to 3.8)."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ class ChunkWriter:
         with pa.memory_map(str(self._path)) as source:
             whole = source.read_buffer()
         data = np.frombuffer(whole, np.uint8)
-        # between the magic bytes at its ends, padded to 8, the file is a stream of messages: the schema, then the batches
+        # between the magic bytes at its ends the file is a stream of messages: the schema, then the batches
         messages = pa.ipc.MessageReader.open_stream(whole.slice(_MAGIC_BYTES))
         messages.read_next_message()
         offsets, sizes = [], []
@@ -142,7 +142,7 @@ def _field(metadata: memoryview, table: int, number: int) -> int:
     """Where a field of a FlatBuffers table that refers to something points to."""
     vtable = table - struct.unpack_from("<i", metadata, table)[0]
     place = table + struct.unpack_from("<H", metadata, vtable + 4 + 2 * number)[0]
-    return place + _unsigned(metadata, place)
+    return int(place + _unsigned(metadata, place))
 
 
 def _unsigned(metadata: memoryview, place: int) -> int:

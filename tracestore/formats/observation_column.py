@@ -48,10 +48,10 @@ class ObservationColumn:
         """The row that all traces share, or those that have the observe."""
         if not self.info.constant:
             return None
-        row = np.empty((1, *self.info.shape), self.info.dtype)
+        row: NDArray[np.generic] = np.empty((1, *self.info.shape), self.info.dtype)
         self.copy_range(0, row)
         row.flags.writeable = False
-        return row[0]
+        return row.reshape(self.info.shape)
 
     def copy_range(self, start: int, out: NDArray[np.generic]) -> None:
         """Copy consecutive rows into `out`, shape ``(num_rows, *shape)``."""

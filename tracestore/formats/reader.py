@@ -221,6 +221,11 @@ class ColumnarReader:
         rows, reasons = self._failures
         return dict(zip(rows.tolist(), reasons, strict=True))
 
+    def codecs(self) -> dict[str, str]:
+        """Codec of each observation whose rows differ."""
+        records = self._files.seal["observations"]
+        return {record["name"]: record.get("codec", "none") for record in records if not record["constant"]}
+
     def file_sizes(self) -> dict[str, int]:
         """Bytes of each file but the seal."""
         return {file: cast("int", record["size"]) for file, record in self._files.records.items()}

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tracestore.errors import ChecksumError, FormatError
 from tracestore.formats.base import ObservationInfo, SegmentEntry, SegmentRuns, Verify
@@ -17,6 +17,9 @@ from tracestore.formats.columns import SITE_COLUMNS, Constants
 from tracestore.formats.document import JSON, read_document, require_format
 from tracestore.formats.observation_column import StoredRows
 from tracestore.storage import Storage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["SEAL", "SegmentFiles", "read_any_seal"]
 
@@ -141,10 +144,7 @@ class SegmentFiles(ABC):
         if table is None:
             return [nothing] * (len(bounds) - 1)
         offset, nbytes, checksum = (table[name].to_numpy() for name in ("offset", "nbytes", "checksum"))
-        return [
-            ChunkIndex(offset[low:high], nbytes[low:high], checksum[low:high])
-            for low, high in zip(bounds, bounds[1:], strict=False)
-        ]
+        return [ChunkIndex(offset[low:high], nbytes[low:high], checksum[low:high]) for low, high in pairwise(bounds)]
 
     def chunks_of(self, observation: str) -> ChunkIndex:
         """Where the chunks of an observation are."""

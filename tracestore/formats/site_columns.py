@@ -159,7 +159,8 @@ class SiteColumn:
         """Read all numbers of consecutive states of one tile, trace by trace, flat."""
         if part.layout >= self._num_regular:
             num_slots = int(self._run_slots[part.run])
-            target, out = slice(None), np.empty((num_rows, num_slots))
+            target: slice | NDArray[np.bool_] = slice(None)
+            out = np.empty((num_rows, num_slots))
         else:
             num_slots, target, out = self._prepare(part.layout, num_rows)
         if self.file is not None and num_slots:

@@ -25,9 +25,9 @@ from tracestore.formats.observations import ObservationRows
 from tracestore.formats.reader import ColumnarReader
 from tracestore.formats.segment_files import SegmentFiles, read_any_seal
 from tracestore.formats.segment_writer import BLOCK_BYTES, Files, write_traces
-from tracestore.formats.zarr_columns import FlatWriter
 from tracestore.formats.zarr_arrays import ShardWriter, write_array, write_group
 from tracestore.formats.zarr_codecs import decode_into
+from tracestore.formats.zarr_columns import FlatWriter
 from tracestore.formats.zarr_tables import TABLES, TextTable, decode_table, encode_table, texts_from
 from tracestore.storage import Storage
 from tracestore.traces.batch import TraceBatch
@@ -299,11 +299,9 @@ class ZarrFiles(SegmentFiles):
 
     @cached_property
     def _texts(self) -> pa.Array:
-        data = self._plain("text/c/0", np.dtype("<u1")) if "text/c/0" in self.records else np.empty(0, np.uint8)
-        return texts_from(data, self._plain("text_ends/c/0", np.dtype("<u8")).astype(np.uint64))
-
-    def _plain(self, file: str, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-        return self._read(file, self.records[file]).view(dtype)
+        # texts that are all empty have no bytes, so there is no file
+        data = self._read("text/c/0", self.records["text/c/0"]) if "text/c/0" in self.records else np.empty(0, np.uint8)
+        return texts_from(data, self._read("text_ends/c/0", self.records["text_ends/c/0"]).view(np.uint64))
 
     def _read(self, file: str, record: Mapping[str, JSON]) -> NDArray[np.uint8]:
         """Read a file of one range, checked."""

@@ -80,7 +80,7 @@ class TextTable:
         return len(self._numbers)
 
     def number(self, text: str) -> int:
-        """Number of a text."""
+        """Give the number of a text."""
         return self._numbers.setdefault(text, len(self._numbers))
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,7 @@ from tracestore.inference.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.simulators.runtime import Value
 from tracestore.store.job import Job
+from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.distributions import Distribution
@@ -36,7 +36,7 @@ __all__ = ["ic"]
 def ic(
     simulator: Simulator | Callable[[], object],
     observations: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: StorePath,
     *,
     network: ProposalProvider,
     num_draws: int,

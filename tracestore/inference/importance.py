@@ -1,7 +1,6 @@
 """Independent draws from the prior: as they are, or weighted by the likelihood of an observation."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from tracestore.inference.lanes import SEAL_SECONDS
 from tracestore.inference.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.store.job import Job
+from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import TraceStatus
@@ -28,7 +28,7 @@ __all__ = ["importance", "prior"]
 def importance(
     simulator: Simulator | Callable[[], object],
     observations: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: StorePath,
     *,
     num_draws: int,
     seed: int = 0,
@@ -101,7 +101,7 @@ def importance(
 
 def prior(
     simulator: Simulator | Callable[[], object],
-    path: str | Path,
+    path: StorePath,
     *,
     num_draws: int,
     seed: int = 0,
@@ -142,7 +142,7 @@ def _draw(
     program: Simulator,
     observations: Mapping[str, NDArray[np.generic]] | None,
     digest: str | None,
-    path: str | Path,
+    path: StorePath,
     num_draws: int,
     seed: int,
     workers: int,

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +16,7 @@ from tracestore.inference.psis import pareto_khat
 from tracestore.inference.summary import MoveAcceptance, Summary
 from tracestore.inference.variable import MAX_ELEMENTS, Draws, Number, Variable, by_chain
 from tracestore.inference.weights import Estimate, kish_ess, log_evidence, normalized_weights
+from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
@@ -373,7 +373,7 @@ class Posterior:
             raise DiagnosticError(message, engine=self.engine)
 
 
-def open_posterior(path: str | Path, *more: str | Path) -> Posterior:
+def open_posterior(path: StorePath, *more: StorePath) -> Posterior:
     """Open what an engine wrote.
 
     Parameters

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
@@ -26,6 +25,7 @@ from tracestore.inference.posterior import Posterior
 from tracestore.inference.rmh_config import MOVES, RMHConfig
 from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
 from tracestore.store.job import Job
+from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.distributions import from_parameters
 from tracestore.traces.layout import SiteKind
@@ -44,7 +44,7 @@ _STREAMS_PER_CHAIN = 1 << 32
 def rmh(
     simulator: Simulator | Callable[[], object],
     observations: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: StorePath,
     *,
     num_draws: int,
     chains: int = 4,
@@ -124,7 +124,7 @@ def rmh(
 def lmh(
     simulator: Simulator | Callable[[], object],
     observations: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: StorePath,
     *,
     num_draws: int,
     chains: int = 4,
@@ -194,7 +194,7 @@ def _run_chains(
     engine: str,
     simulator: Simulator | Callable[[], object],
     observations: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: StorePath,
     num_draws: int,
     chains: int,
     seed: int,

@@ -6,7 +6,6 @@ open the store for themselves and send tensors through shared memory; layouts st
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +17,7 @@ from tracestore.samplers.policy import BatchPolicy
 from tracestore.samplers.sampler import BucketedBatchSampler
 from tracestore.samplers.selection import Subset, select_traces
 from tracestore.samplers.world import World
+from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces import Layout, TraceBatch
 
@@ -260,7 +260,7 @@ class TraceLoader(DataLoader[TensorBatch]):
 
 
 def trace_loader(
-    store: TraceStore | str | Path,
+    store: TraceStore | StorePath,
     *,
     global_batch: int | None = None,
     seed: int = 0,

@@ -20,10 +20,11 @@ from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStart
 from tracestore.formats.base import CodecChoice, SegmentEntry
 from tracestore.sorting.executors import Executor, SerialExecutor
 from tracestore.sorting.plan import DEFAULT_SEGMENT_BYTES, SortPlan, SortTask, plan_sort
-from tracestore.storage import Location, Storage, open_storage
+from tracestore.storage import Storage
 from tracestore.store.fold import pending_receipts
 from tracestore.store.identity import IDENTITY
 from tracestore.store.job import Job
+from tracestore.store.location import StorePath, to_location
 from tracestore.store.manifest import read_manifest
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
@@ -116,8 +117,8 @@ def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
 
 
 def sort_store(
-    source: TraceStore | Location,
-    destination: Location,
+    source: TraceStore | StorePath,
+    destination: StorePath,
     *,
     executor: Executor | None = None,
     segment_bytes: int = DEFAULT_SEGMENT_BYTES,
@@ -177,7 +178,7 @@ def sort_store(
     """
     start = time.perf_counter()
     opened = source if isinstance(source, TraceStore) else TraceStore.open(source)
-    target = open_storage(destination)
+    target = to_location(destination).open()
     _require_apart(opened.storage, target)
     plan = plan_store(opened, segment_bytes=segment_bytes)
     result = _open_destination(opened, destination, plan, backend, codec)
@@ -203,8 +204,9 @@ def sort_store(
 
 
 def _open_destination(
-    source: TraceStore, location: Location, plan: SortPlan, backend: str | None, codec: CodecChoice | None
+    source: TraceStore, destination: StorePath, plan: SortPlan, backend: str | None, codec: CodecChoice | None
 ) -> TraceStore:
+    place = to_location(destination, backend=backend or source.backend, codec=codec or source.identity.codec)
     origin = {} if source.job is None else source.job.fields
     job = Job(
         "sort",
@@ -214,24 +216,22 @@ def _open_destination(
             "snapshot": source.snapshot_id,
             "segment_bytes": plan.segment_bytes,
             "plan": plan.digest,
-            **({} if backend is None else {"backend": backend}),
-            **({} if codec is None else {"codec": codec}),
+            **({} if place.backend == source.backend else {"backend": place.backend}),
+            **({} if place.codec == source.identity.codec else {"codec": place.codec}),
         },
     )
     identity = str(uuid.uuid5(uuid.NAMESPACE_OID, job.hash))
     try:
         return TraceStore.create(
-            location,
+            place,
             job=job,
             attributes=source.attributes,
-            backend=backend or source.backend,
-            codec=source.identity.codec if codec is None else codec,
             uuid=identity,
         )
     except StoreExistsError:
-        if not open_storage(location).exists(IDENTITY):
+        if not place.open().exists(IDENTITY):
             raise
-        return TraceStore.open_or_create(location, job)
+        return TraceStore.open_or_create(place, job)
 
 
 def _trace_bytes(source: TraceStore) -> NDArray[np.float64]:

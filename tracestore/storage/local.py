@@ -113,7 +113,7 @@ class LocalStorage:
             When it is full.
         """
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary = _write_temporary(path, data)
         try:
             is_made = _link(temporary, path)
@@ -126,7 +126,7 @@ class LocalStorage:
     def replace(self, name: str, data: bytes) -> None:
         """Write a file, over another one if there is one, in one step."""
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         _write_temporary(path, data).replace(path)
 
     def remove(self, folder: str) -> int:
@@ -148,7 +148,7 @@ class LocalStorage:
     def place(self, directory: Path, folder: str) -> bool:
         """Move a finished directory to its final name in one step; False when that is taken."""
         target = self.root / folder
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         try:
             directory.rename(target)
         except OSError as error:
@@ -173,7 +173,7 @@ class LocalStorage:
         InsufficientSpaceError
             When it is full.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.root)
         probe = self.root / f".probe-{secrets.token_hex(8)}"
         temporary = _write_temporary(probe, b"")
         try:
@@ -213,6 +213,14 @@ def raise_if_full(error: OSError, path: Path | str) -> None:
             "Make room and repeat the call to continue."
         )
         raise InsufficientSpaceError(message, path=str(path)) from error
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it; their names must be on disk before that of a file in them counts."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush_file(path.parent)
 
 
 def _link(temporary: Path, path: Path) -> bool:

@@ -18,31 +18,6 @@ __all__ = ["Clients", "ObjectURL", "open_clients", "parse_url"]
 
 Client: TypeAlias = MemoryStore | S3Store
 
-_CLIENT_OPTIONS = frozenset(
-    (
-        "allow_http",
-        "allow_invalid_certificates",
-        "connect_timeout",
-        "default_content_type",
-        "default_headers",
-        "http1_only",
-        "http2_keep_alive_interval",
-        "http2_keep_alive_timeout",
-        "http2_keep_alive_while_idle",
-        "http2_only",
-        "pool_idle_timeout",
-        "pool_max_idle_per_host",
-        "proxy_ca_certificate",
-        "proxy_excludes",
-        "proxy_url",
-        "randomize_addresses",
-        "read_timeout",
-        "root_certificate",
-        "timeout",
-        "user_agent",
-    )
-)
-"""Options of the HTTP client, which obstore takes apart from those of the store."""
 _OF_THE_URL = frozenset(("bucket", "bucket_name", "aws_bucket", "aws_bucket_name", "prefix", "config"))
 _PART = re.compile(r"[^/?#%\x00-\x1f]+")
 
@@ -190,10 +165,8 @@ def _open_s3(name: str, bucket: str, options: Mapping[str, object]) -> Clients:
     if misplaced:
         message = f"The URL {name} says where objects are; got the options {', '.join(misplaced)}, too. Leave them out."
         raise InvalidInputError(message, argument="options")
+    # options of the HTTP client stay among the others: as `client_options` they would hide those of the environment
     chosen: dict[str, Any] = dict(options)
-    of_client = dict(chosen.pop("client_options", None) or {})
-    of_client |= {key: chosen.pop(key) for key in _CLIENT_OPTIONS & chosen.keys()}
-    chosen["client_options"] = of_client
     retries: Any = dict(chosen.pop("retry_config", None) or {})
     try:
         repeating = S3Store(bucket, **chosen, retry_config=retries)

@@ -1,7 +1,10 @@
 """One object as a flat array that is filled in parts. Knows nothing of other objects, and never writes."""
 
 import mmap
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +13,17 @@ from tracestore.errors import StoreError
 from tracestore.storage.object_clients import Clients
 from tracestore.storage.object_errors import explained
 
+if TYPE_CHECKING:
+    from obstore import Bytes
+
 __all__ = ["ObjectFile"]
 
-_NUM_PARTS = 8
+_NUM_REQUESTS = 8
 _PART_BYTES = 8 << 20
 """Large files are loaded in parts: each request must end within the time limit of the client."""
-_MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+_MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+"""A file may be larger than the memory, of which only what is loaded is taken."""
 
 
 class ObjectFile:
@@ -57,12 +65,13 @@ class ObjectFile:
         StoreError
             When the store does not give all of them.
         """
-        for first in range(start, stop, _NUM_PARTS * _PART_BYTES):
-            last = min(stop, first + _NUM_PARTS * _PART_BYTES)
-            starts = range(first, last, _PART_BYTES)
-            stops = [min(last, begin + _PART_BYTES) for begin in starts]
-            for begin, part in zip(starts, self._fetch(starts, stops, coalesce=0), strict=True):
-                self._room[begin : begin + len(part)] = part
+        starts = range(start, stop, _PART_BYTES)
+        if len(starts) <= 1:
+            self._load_part(start, stop)
+            return
+        with ThreadPoolExecutor(min(_NUM_REQUESTS, len(starts))) as pool:
+            for _ in pool.map(lambda begin: self._load_part(begin, min(stop, begin + _PART_BYTES)), starts):
+                pass
 
     def ranges(self, starts: Sequence[int], stops: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Fetch several ranges, in the order asked for, near ones with one request.
@@ -72,32 +81,41 @@ class ObjectFile:
         StoreError
             When the store does not give all bytes of a range.
         """
-        return self._fetch(starts, stops, coalesce=1 << 20)
-
-    def _fetch(self, starts: Sequence[int], stops: Sequence[int], *, coalesce: int) -> list[NDArray[np.uint8]]:
         pairs = list(zip(starts, stops, strict=True))
         asked = [(int(start), int(stop)) for start, stop in pairs if stop > start]
-        for start, stop in asked:
-            if start < 0 or stop > self._size:
-                message = (
-                    f"{self._url} has {self._size} bytes, and bytes {start} to {stop} were asked for. "
-                    "The object, or what describes it, is damaged; run `tracestore verify`."
-                )
-                raise StoreError(message, url=self._url)
         answers: Iterator[NDArray[np.uint8]] = iter(())
         if asked:
             begins, ends = zip(*asked, strict=True)
+            self._check_bounds(min(begins), max(ends))
             with explained(self._url):
-                got = self._clients.repeating.get_ranges(self._key, starts=begins, ends=ends, coalesce=coalesce)
-            for (start, stop), answer in zip(asked, got, strict=True):
-                if len(answer) != stop - start:
-                    message = (
-                        f"The object store gave {len(answer)} of the {stop - start} bytes from {start} of {self._url}. "
-                        "Repeat the call; if it stays so, run `tracestore verify`."
-                    )
-                    raise StoreError(message, url=self._url)
-            answers = (np.frombuffer(memoryview(answer), np.uint8) for answer in got)
+                got = self._clients.repeating.get_ranges(self._key, starts=begins, ends=ends)
+            answers = (self._checked(answer, *pair) for answer, pair in zip(got, asked, strict=True))
         return [next(answers) if stop > start else np.empty(0, np.uint8) for start, stop in pairs]
+
+    def _load_part(self, start: int, stop: int) -> None:
+        if stop <= start:
+            return
+        self._check_bounds(start, stop)
+        with explained(self._url):
+            answer = self._clients.repeating.get_range(self._key, start=start, end=stop)
+        self._room[start:stop] = self._checked(answer, start, stop)
+
+    def _check_bounds(self, start: int, stop: int) -> None:
+        if start < 0 or stop > self._size:
+            message = (
+                f"{self._url} has {self._size} bytes, and bytes {start} to {stop} were asked for. "
+                "The object, or what describes it, is damaged; run `tracestore verify`."
+            )
+            raise StoreError(message, url=self._url)
+
+    def _checked(self, answer: "Bytes", start: int, stop: int) -> NDArray[np.uint8]:
+        if len(answer) != stop - start:
+            message = (
+                f"The object store gave {len(answer)} of the {stop - start} bytes from {start} of {self._url}. "
+                "Repeat the call; if it stays so, run `tracestore verify`."
+            )
+            raise StoreError(message, url=self._url)
+        return np.frombuffer(memoryview(answer), np.uint8)
 
     @property
     def _url(self) -> str:

@@ -241,17 +241,18 @@ class ObjectStorage:
             When it does not.
         """
         probe = f".probe-{secrets.token_hex(8)}"
+        self.create(probe, b"first")
         try:
-            self.create(probe, b"first")
-            if self.create(probe, b"second"):
-                message = (
-                    f"The object store of {self.url} ignores conditional creation (If-None-Match), so two writers "
-                    "could overwrite each other. Use a store that honors it, or a path."
-                )
-                raise StoreError(message, url=self.url)
+            is_refused = not self.create(probe, b"second")
         finally:
             with explained(self._url_of(probe)):
                 self._clients.repeating.delete(self._key(probe))
+        if not is_refused:
+            message = (
+                f"The object store of {self.url} ignores conditional creation (If-None-Match), so two writers could "
+                "overwrite each other. Use a store that honors it, or a path."
+            )
+            raise StoreError(message, url=self.url)
 
     def _read_back(self, name: str, failure: Exception) -> bytes | None:
         try:

@@ -9,7 +9,7 @@ from tracestore.formats.document import digest
 from tracestore.storage import Storage
 from tracestore.store.manifest import DictionaryPiece
 
-__all__ = ["DICTIONARY", "publish_piece", "read_pieces"]
+__all__ = ["DICTIONARY", "piece_file", "publish_piece", "read_pieces"]
 
 DICTIONARY = "dict"
 
@@ -22,7 +22,7 @@ def publish_piece(storage: Storage, columns: Mapping[str, pa.Array]) -> Dictiona
         writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
     data = sink.getvalue().to_pybytes()
     piece = DictionaryPiece(digest(data), len(next(iter(columns.values()))))
-    storage.create(_file_of(piece), data)
+    storage.create(piece_file(piece), data)
     return piece
 
 
@@ -40,7 +40,7 @@ def read_pieces(storage: Storage, pieces: Sequence[DictionaryPiece]) -> list[pa.
 
 
 def _read(storage: Storage, piece: DictionaryPiece) -> pa.Table:
-    name = _file_of(piece)
+    name = piece_file(piece)
     try:
         file = storage.open(name)
     except FileNotFoundError as error:
@@ -58,5 +58,6 @@ def _read(storage: Storage, piece: DictionaryPiece) -> pa.Table:
     return table
 
 
-def _file_of(piece: DictionaryPiece) -> str:
+def piece_file(piece: DictionaryPiece) -> str:
+    """Where a piece is."""
     return f"{DICTIONARY}/{piece.hash}.arrow"

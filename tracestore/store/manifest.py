@@ -18,14 +18,18 @@ __all__ = [
     "DictionaryPiece",
     "Manifest",
     "Quarantine",
+    "expire_versions",
     "latest_version",
     "manifest_file",
+    "oldest_version",
     "publish_manifest",
     "read_manifest",
+    "require_whole",
 ]
 
 MANIFESTS = "manifests"
 _LATEST = f"{MANIFESTS}/LATEST"
+_OLDEST = f"{MANIFESTS}/OLDEST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,34 @@ def publish_manifest(storage: Storage, manifest: Manifest) -> Manifest | None:
     return Manifest.decode(decode_document(data, name))
 
 
+def expire_versions(storage: Storage, oldest: int) -> None:
+    """Record that versions below `oldest` may not be whole any more; the number never falls."""
+    if oldest > oldest_version(storage):
+        storage.replace(_OLDEST, f"{oldest}\n".encode())
+
+
+def oldest_version(storage: Storage) -> int:
+    """Find the oldest version that is known to be whole."""
+    return _read_number(storage, _OLDEST)
+
+
+def require_whole(storage: Storage, version: int) -> None:
+    """Refuse a version whose segments were collected.
+
+    Raises
+    ------
+    StoreNotFoundError
+        When it is older than the oldest that is whole.
+    """
+    oldest = oldest_version(storage)
+    if 0 < version < oldest:
+        message = (
+            f"Version {version} of {storage.url} was given up: segments that only it and its like name were removed by "
+            f"`gc`; the oldest that is whole is {oldest}."
+        )
+        raise StoreNotFoundError(message, path=storage.url, version=version)
+
+
 def latest_version(storage: Storage) -> int:
     """Find the newest snapshot: from the hint on, in steps that double, then between.
 
@@ -192,7 +224,7 @@ def latest_version(storage: Storage) -> int:
     FormatError
         When the hint names a snapshot that is not there.
     """
-    low = _hint(storage)
+    low = _read_number(storage, _LATEST)
     if low and not storage.exists(manifest_file(low)):
         name = manifest_file(low)
         message = (
@@ -216,9 +248,9 @@ def manifest_file(version: int) -> str:
     return f"{MANIFESTS}/v{version:020d}.json"
 
 
-def _hint(storage: Storage) -> int:
+def _read_number(storage: Storage, name: str) -> int:
     try:
-        text = storage.read(_LATEST).strip()
+        text = storage.read(name).strip()
     except FileNotFoundError:
         return 0
     return int(text) if text.isdigit() and len(text) <= 20 else 0

@@ -1,5 +1,6 @@
 """The reading half of a store: traces of a pinned snapshot by index, by column, by name."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
@@ -212,6 +213,19 @@ class TraceSequence:
     def segments(self) -> Sequence[SegmentEntry]:
         """Segments, in order of traces."""
         return self._snapshot.manifest.segments
+
+    @property
+    def first_traces(self) -> NDArray[np.int64]:
+        """Index of the first trace of each segment, shape ``(num_segments,)``."""
+        return self._snapshot.first[:-1]
+
+    def codecs(self) -> dict[str, Counter[str]]:
+        """Codecs of each observation that varies: how many segments have it with which."""
+        found: dict[str, Counter[str]] = {}
+        for reader in self._snapshot.segments():
+            for name, codec in reader.codecs().items():
+                found.setdefault(name, Counter())[codec] += 1
+        return found
 
     def segment(self, index: int) -> SegmentReader:
         """Reader of a segment by position."""

@@ -21,6 +21,8 @@ class StoreStats:
     num_layouts: int
     num_trace_types: int
     num_addresses: int
+    num_states: int
+    """Traces whose sites are stored; rejected Markov moves share those of the trace before."""
     num_sites: int
     """Sites of all traces."""
     max_sites: int
@@ -40,7 +42,7 @@ def measure(snapshot: Snapshot, *, num_pending: int) -> StoreStats:
     """Count and measure a snapshot."""
     runs = snapshot.runs
     sizes = [reader.file_sizes() for reader in snapshot.segments()]
-    site_files = tuple(f"{name}." for name in SITE_COLUMNS)
+    site_files = tuple(f"{name}{mark}" for name in SITE_COLUMNS for mark in "./")
     return StoreStats(
         num_traces=snapshot.num_traces,
         num_failed=sum(entry.num_failed for entry in snapshot.manifest.segments),
@@ -49,6 +51,7 @@ def measure(snapshot: Snapshot, *, num_pending: int) -> StoreStats:
         num_layouts=len(np.unique(runs.layout)),
         num_trace_types=len(np.unique(runs.trace_type)),
         num_addresses=len(snapshot.addresses),
+        num_states=sum(int(reader.runs.num_states.sum()) for reader in snapshot.segments()),
         num_sites=int((runs.num_traces * runs.num_sites).sum()),
         max_sites=int(runs.num_sites.max(initial=0)),
         seconds=float(runs.seconds.sum()),

@@ -110,6 +110,7 @@ class StoreWriter:
         self._sequence = 0
         self._is_closed = False
         self._since: float | None = None
+        self._placed: Receipt | None = None
         self._forget()
 
     def __enter__(self) -> Self:
@@ -245,7 +246,7 @@ class StoreWriter:
         return entry
 
     def _forget(self) -> None:
-        self._placed: Receipt | None = None
+        self._placed = None
         self._lumps: list[TraceBatch] = []
         self._small: list[TraceBatch] = []
         self._small_bytes = 0

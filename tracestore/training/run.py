@@ -16,6 +16,7 @@ from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStart
 from tracestore.samplers.selection import Subset, select_traces
 from tracestore.samplers.torch_loader import TensorBatch, TraceLoader, trace_loader
 from tracestore.store.job import Job
+from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.training.checkpoint import Checkpoints, Progress
 from tracestore.training.config import TrainConfig
@@ -48,7 +49,7 @@ LARGEST_VALIDATION_SHARE = 0.2
 
 
 def train(
-    store: TraceStore | str | Path,
+    store: TraceStore | StorePath,
     path: str | Path,
     *,
     config: TrainConfig | None = None,

@@ -1,0 +1,323 @@
+"""Death at each file operation of a job: what was sealed stays, nothing half-written shows, the job can go on."""
+
+import builtins
+import io
+import itertools
+import json
+import os
+import shutil
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.store.stores import JOB, by_stream, make_chunk
+from tests.suites.batches import assert_same
+from tracestore.store import TraceStore, compact, gc, recover, verify
+from tracestore.traces import TraceBatch
+
+BACKENDS = ["arrow", "zarr"]
+MOMENTS = ["before", "after", "power"]
+UNITS = range(3)
+CHUNK = 6
+PUBLISHING = {"link", "rename", "replace"}
+NUM_OTHERS = 20
+"""Points of other kinds in the quick test, besides all those that publish something."""
+
+
+class Died(BaseException):
+    """The process is dead: nothing catches this, and no operation works any more."""
+
+
+class Kernel:
+    """Counts file operations below a directory, and dies at one of them.
+
+    `moment` says how: ``before`` the operation (of a write half is done), ``after`` it, or by a loss of ``power``
+    before it, which also undoes whatever was not flushed: contents of files, and names in directories.
+    """
+
+    def __init__(self, root, last=None, moment="before"):
+        self.root, self.last, self.moment = str(root), last, moment
+        self.kinds = []
+        self.is_dead = False
+        self._contents = {}
+        self._names = []
+
+    def step(self, kind, operate, *, torn=None):
+        if self.is_dead:
+            raise Died
+        self.kinds.append(kind)
+        if len(self.kinds) != self.last:
+            return operate()
+        if self.moment == "after":
+            operate()
+        elif self.moment == "before" and torn is not None:
+            torn()
+        elif self.moment == "power":
+            self.lose_power()
+        self.is_dead = True
+        raise Died
+
+    # ------------------------------------------------------------------------------- what is not on the disk yet
+
+    def lose_power(self):
+        for _, _, undo in reversed(self._names):
+            undo()
+        for handle in self._contents.values():
+            os.ftruncate(handle, 0)
+        self.forget()
+
+    def forget(self):
+        for handle in [*self._contents.values(), *(handle for _, handle, _ in self._names)]:
+            os.close(handle)
+        self._contents, self._names = {}, []
+
+    def note_content(self, handle):
+        self._contents.setdefault(inode(handle), os.dup(handle))
+
+    def note_name(self, path, undo):
+        """Remember how to take back an entry of a directory, which may be moved or gone by then."""
+        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        name = os.path.basename(path)
+        self._names.append((inode(folder), folder, lambda: undo(name, folder)))
+
+    def flush(self, handle):
+        found = inode(handle)
+        if found in self._contents:
+            os.close(self._contents.pop(found))
+        for _, folder, _ in (kept := [one for one in self._names if one[0] == found]):
+            os.close(folder)
+        self._names = [one for one in self._names if one not in kept]
+
+
+class WatchedFile(io.FileIO):
+    """An unbuffered file, each write of which is an operation."""
+
+    kernel: Kernel
+
+    def write(self, data):
+        self.kernel.note_content(self.fileno())
+        half = memoryview(data).cast("B")[: memoryview(data).nbytes // 2]
+        write = super().write
+        return self.kernel.step("write", lambda: write(data), torn=lambda: write(half))
+
+
+def inode(handle):
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino
+
+
+def remove_entry(name, folder):
+    try:
+        os_unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        shutil.rmtree(f"/proc/self/fd/{folder}/{name}")
+
+
+os_unlink = os.unlink
+
+
+@pytest.fixture
+def dying_after(monkeypatch):
+    """A function that makes this process die at its n-th file operation below a directory."""
+
+    def install(patch, kernel):
+        originals = {name: getattr(os, name) for name in ("link", "rename", "replace", "mkdir", "unlink", "rmdir")}
+
+        def watched(name):
+            original = originals[name]
+
+            def operate(*arguments, **keywords):
+                def go():
+                    before = read_if_there(arguments[1]) if name == "replace" else None
+                    answer = original(*arguments, **keywords)
+                    note(name, arguments, before)
+                    return answer
+
+                return kernel.step(name, go)
+
+            return operate
+
+        def note(name, arguments, before):
+            if name in ("link", "mkdir"):
+                kernel.note_name(arguments[-1 if name == "link" else 0], remove_entry)
+            elif name == "rename":
+                kernel.note_name(arguments[1], lambda *_: move_back(arguments[1], arguments[0]))
+            elif name == "replace":
+                kernel.note_name(arguments[1], lambda *_: put_back(arguments[1], before))
+
+        def move_back(path, former):
+            if os.path.exists(path):
+                os.makedirs(os.path.dirname(former), exist_ok=True)
+                originals["rename"](path, former)
+
+        def put_back(path, data):
+            originals["unlink"](path)
+            if data is not None:
+                with open(path, "wb") as file:
+                    file.write(data)
+
+        def open_watched(path):
+            is_new = not os.path.exists(path)
+
+            def go():
+                file = WatchedFile(path, "wb")
+                file.kernel = kernel
+                if is_new:
+                    kernel.note_name(path, remove_entry)
+                return file
+
+            return kernel.step("open", go)
+
+        def is_written(path, mode):
+            return isinstance(path, str | os.PathLike) and str(path).startswith(kernel.root) and set(mode) & set("wax+")
+
+        def open_any(path, mode="r", *arguments, original=open, **keywords):
+            if is_written(path, mode):
+                return open_watched(path)
+            return original(path, mode, *arguments, **keywords)
+
+        def open_arrow(path, mode="rb", original=pa.OSFile):
+            return open_watched(path) if is_written(path, mode) else original(path, mode)
+
+        for name in originals:
+            patch.setattr(os, name, watched(name))
+        patch.setattr(os, "fsync", lambda handle: kernel.step("fsync", lambda: kernel.flush(handle)))
+        patch.setattr(io, "open", open_any)
+        patch.setattr(builtins, "open", open_any)
+        patch.setattr(pa, "OSFile", open_arrow)
+
+    def run(kernel, function):
+        """Whether the function came to its end."""
+        with monkeypatch.context() as patch:
+            install(patch, kernel)
+            try:
+                function()
+            except Died:
+                return False
+        return True
+
+    return run
+
+
+def read_if_there(path):
+    return path.read_bytes() if path.exists() else None
+
+
+def run_job(path, backend, sealed):
+    """Write three chunks, compact, collect; `sealed` gets the units whose sealing returned."""
+    store = TraceStore.open_or_create(path, JOB, backend=backend, codec="lz4")
+    done = store.completed_work()
+    writer = store.writer()
+    for unit in UNITS:
+        if unit not in done:
+            writer.append(make_chunk(unit, CHUNK), work=[unit], state={"unit": unit})
+            writer.seal()
+            sealed.append(unit)
+    writer.close()
+    compact(store)
+    gc(store, older_than=0)
+
+
+def units_on_disk(path):
+    """Units of work that receipts and seals in place name, read without the library."""
+    documents = [json.loads(file.read_bytes()) for file in path.glob("receipts/[!.]*.json")]
+    seals = [json.loads(file.read_bytes()) for file in path.glob("segments/*/seal.json")]
+    origins = documents + [seal["origin"] for seal in seals if "origin" in seal]
+    return {
+        unit
+        for origin in origins
+        for commit in origin["commits"]
+        for first, last in commit["work"]
+        for unit in range(first, last + 1)
+    }
+
+
+def require_sound(store, units):
+    assert store.completed_work() == set(units)
+    assert len(store) == CHUNK * len(units)
+    if units:
+        expected = TraceBatch.concatenate([make_chunk(unit, CHUNK) for unit in sorted(units)])
+        assert_same(by_stream(store), expected)
+    assert verify(store, deep=True, log_probs=False) == []
+
+
+def require_recovery(path, backend, sealed):
+    """Open what a death left, and finish the job."""
+    found = units_on_disk(path)
+    assert set(sealed) <= found
+    again = TraceStore.open_or_create(path, JOB, backend=backend, codec="lz4")
+    recover(again)
+    require_sound(again, found)
+    run_job(path, backend, [])
+    final = TraceStore.open(path)
+    require_sound(final, UNITS)
+    assert [part for part, _ in final.work_states()] == [[unit] for unit in UNITS]
+    assert len(final.segments) == 1
+    # one live segment and nothing else: what the death left in staging is collected, too
+    assert {one.name for one in (path / "segments").iterdir()} == {final.segments[0].id}
+    assert list((path / "staging").iterdir()) == []
+
+
+def count_operations(dying_after, path, backend):
+    kernel = Kernel(path)
+    assert dying_after(kernel, lambda: run_job(path, backend, []))
+    kernel.forget()
+    shutil.rmtree(path)
+    return kernel.kinds
+
+
+def die_at(dying_after, path, backend, last, moment):
+    """Whether the job died."""
+    kernel, sealed = Kernel(path, last, moment), []
+    finished = dying_after(kernel, lambda: run_job(path, backend, sealed))
+    kernel.forget()
+    require_recovery(path, backend, sealed)
+    shutil.rmtree(path)
+    return not finished
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_operations_of_the_job_are_seen(dying_after, tmp_path, backend):
+    kinds = Counter(count_operations(dying_after, tmp_path / "store", backend))
+    # the probe, the identity, three receipts, two dictionary pieces, a manifest for the fold and one for the compaction
+    assert kinds["link"] == 9
+    # four segments are placed; gc hides three of them before it removes them
+    assert kinds["rename"] == 7
+    # the hint, twice; OLDEST
+    assert kinds["replace"] == 3
+    assert min(kinds[kind] for kind in ("open", "write", "fsync", "mkdir", "unlink", "rmdir")) > 10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_death_at_a_sample_of_operations_loses_nothing_sealed(dying_after, tmp_path, backend):
+    kinds = count_operations(dying_after, tmp_path / "count", backend)
+    rng = np.random.default_rng(1)
+    points = [place for place, kind in enumerate(kinds, 1) if kind in PUBLISHING]
+    others = [place for place, kind in enumerate(kinds, 1) if kind not in PUBLISHING]
+    points += rng.choice(others, NUM_OTHERS, replace=False).tolist()
+    for number, (last, moment) in enumerate(zip(points, itertools.cycle(MOMENTS), strict=False)):
+        assert die_at(dying_after, tmp_path / f"store-{number}", backend, last, moment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_death_at_every_operation_loses_nothing_sealed(dying_after, tmp_path, backend, moment):
+    for last in itertools.count(1):
+        if not die_at(dying_after, tmp_path / "store", backend, last, moment):
+            break
+    assert last > 200
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_loss_of_power_after_the_job_loses_nothing(dying_after, tmp_path, backend):
+    path, sealed = tmp_path / "store", []
+    kernel = Kernel(path)
+    assert dying_after(kernel, lambda: run_job(path, backend, sealed))
+    kernel.lose_power()
+    require_recovery(path, backend, sealed)

@@ -20,6 +20,7 @@ __all__ = [
     "Normal",
     "PiecewiseUniform",
     "Poisson",
+    "StoreLocation",
     "Trace",
     "TraceBatch",
     "TraceStatus",
@@ -43,6 +44,7 @@ __all__ = [
     "simulators",
     "sort_store",
     "sorting",
+    "storage",
     "store",
     "tag",
     "traces",
@@ -73,6 +75,7 @@ _TABLE: dict[str, str] = {
         ],
         "tracestore.traces.distributions",
     ),
+    "StoreLocation": "tracestore.store.location",
     "Trace": "tracestore.traces.trace",
     "TraceBatch": "tracestore.traces.batch",
     "TraceStatus": "tracestore.traces.trace",
@@ -94,6 +97,7 @@ _TABLE: dict[str, str] = {
             "samplers",
             "simulators",
             "sorting",
+            "storage",
             "store",
             "traces",
             "training",
@@ -112,6 +116,7 @@ if TYPE_CHECKING:
         samplers,
         simulators,
         sorting,
+        storage,
         store,
         traces,
         training,
@@ -121,6 +126,7 @@ if TYPE_CHECKING:
     from tracestore.simulators.base import simulator
     from tracestore.simulators.runtime import observe, sample, tag
     from tracestore.sorting.execute import sort_store
+    from tracestore.store.location import StoreLocation
     from tracestore.store.trace_store import TraceStore
     from tracestore.traces.batch import TraceBatch
     from tracestore.traces.distributions import (

@@ -40,6 +40,11 @@ def main() -> None:
     for number, batch in enumerate(make_batches()):
         with store.writer() as writer:
             writer.append(batch, work=[number], state={"number": number})
+    save_expected(store, FOLDER)
+
+
+def save_expected(store: TraceStore, folder: Path) -> None:
+    """Write what reading a store must give."""
     batch = store.take(range(len(store)))
     columns: dict[str, Any] = {
         "layout_id": np.array([layout.id for layout in batch.layouts], np.uint64)[batch.layout_index],
@@ -48,9 +53,9 @@ def main() -> None:
         **{name: getattr(batch, name) for name in COLUMNS},
         **{f"observation_{name}": column for name, column in batch.observations.items()},
     }
-    np.savez_compressed(FOLDER / "expected.npz", **columns)
+    np.savez_compressed(folder / "expected.npz", **columns)
     expected = {"failures": dict(batch.failures), "addresses": list(store.addresses), "snapshot": store.snapshot_id}
-    (FOLDER / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -217,10 +217,9 @@ def raise_if_full(error: OSError, path: Path | str) -> None:
 
 def _make_folder(path: Path) -> None:
     """Make a folder and those above it; their names must be on disk before that of a file in them counts."""
-    if not path.is_dir():
-        _make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        flush_file(path.parent)
+    for folder in reversed([one for one in (path, *path.parents) if not one.is_dir()]):
+        folder.mkdir(exist_ok=True)
+        flush_file(folder.parent)
 
 
 def _link(temporary: Path, path: Path) -> bool:

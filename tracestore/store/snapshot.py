@@ -1,7 +1,8 @@
 """Reading a pinned snapshot: many segments as one sequence of traces. Never lists directories, never writes."""
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +24,9 @@ from tracestore.traces.layout import Layout
 
 __all__ = ["LayoutTable", "Snapshot", "open_reader"]
 
+_FETCHED_SEGMENTS = 16
+"""Segments of an object store of which fetched blocks are kept."""
+
 
 class Snapshot:
     """The traces of one version of a store.
@@ -37,15 +41,24 @@ class Snapshot:
         Reader of each segment, in order.
     known
         Layouts by id, kept from snapshot to snapshot.
+    reopen
+        Makes a reader anew.
     """
 
     def __init__(
-        self, storage: Storage, manifest: Manifest, readers: Sequence[SegmentReader], known: dict[int, Layout]
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        readers: Sequence[SegmentReader],
+        known: dict[int, Layout],
+        reopen: Callable[[SegmentEntry], SegmentReader],
     ) -> None:
         self.storage = storage
         self.manifest = manifest
         self.known_layouts = known
-        self._readers = tuple(readers)
+        self._readers = list(readers)
+        self._reopen = reopen
+        self._recent: OrderedDict[int, None] = OrderedDict()
         sizes = [entry.num_traces for entry in manifest.segments]
         self.first = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))])
         """Index of each segment's first trace, and the number of traces."""
@@ -58,11 +71,14 @@ class Snapshot:
 
     def segment(self, index: int) -> SegmentReader:
         """Reader of a segment by position."""
-        return self._readers[index]
+        reader = self._readers[index]
+        if not self.storage.is_local:
+            self._limit_fetched(index)
+        return reader
 
     def segments(self) -> Iterator[SegmentReader]:
         """Readers of all segments, in order."""
-        return iter(self._readers)
+        return map(self.segment, range(len(self._readers)))
 
     @cached_property
     def runs(self) -> RunDirectory:
@@ -163,6 +179,14 @@ class Snapshot:
             if entry.num_failed
             for row, reason in self.segment(place).failures().items()
         }
+
+    def _limit_fetched(self, index: int) -> None:
+        """Forget what was fetched of the segment that was used longest ago, when there are many; callers keep theirs."""
+        self._recent[index] = None
+        self._recent.move_to_end(index)
+        if len(self._recent) > _FETCHED_SEGMENTS:
+            oldest, _ = self._recent.popitem(last=False)
+            self._readers[oldest] = self._reopen(self.manifest.segments[oldest])
 
     def _normalize(self, indices: ArrayLike) -> NDArray[np.int64]:
         index = np.asarray(indices)

@@ -30,6 +30,7 @@ class TraceStore(StoreWorkplace):
     --------
     >>> import numpy as np
     >>> from tracestore.simulators import toys, PriorController, run_trace
+    >>> from tracestore.traces import TraceBatch
     >>> rng = np.random.default_rng(1)
     >>> traces = [run_trace(toys.gum, PriorController(), rng, stream=stream) for stream in range(10)]
     >>> store = TraceStore.create("traces")

@@ -209,6 +209,7 @@ class StoreWorkplace(TraceSequence):
         --------
         >>> import numpy as np
         >>> from tracestore.simulators import toys, PriorController, run_trace
+        >>> from tracestore.store import TraceStore
         >>> rng = np.random.default_rng(1)
         >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
         >>> store = TraceStore.create("planned")
@@ -255,8 +256,8 @@ class StoreWorkplace(TraceSequence):
     def _snapshot_of(self, version: int) -> Snapshot:
         manifest = read_manifest(self._storage, version)
         # readers of segments that stay are kept: their files are mapped and their blocks checked
-        self._readers = {
-            entry: self._readers.get(entry) or open_reader(self._storage, entry, self._verify, self._layouts)
-            for entry in manifest.segments
-        }
-        return Snapshot(self._storage, manifest, list(self._readers.values()), self._layouts)
+        self._readers = {entry: self._readers.get(entry) or self._open_reader(entry) for entry in manifest.segments}
+        return Snapshot(self._storage, manifest, list(self._readers.values()), self._layouts, self._open_reader)
+
+    def _open_reader(self, entry: SegmentEntry) -> SegmentReader:
+        return open_reader(self._storage, entry, self._verify, self._layouts)

@@ -26,7 +26,7 @@ NUM_SEGMENTS = 1_400
 NUM_TYPES = 25_000
 NUM_ADDRESSES = 24_000
 NUM_PIECES = 20
-RUNS_PER_SEGMENT = {"sorted": NUM_TYPES / NUM_SEGMENTS, "fresh": 3_000}
+FRESH_RUNS = 3_000
 ENCODINGS = {"arrow": ("arrow/2", "runs.arrow"), "zarr": ("zarr/1", "runs/c/0/0")}
 
 STEPS = """
@@ -116,10 +116,10 @@ def write_store(path, backend, case, scale):
     entries, num_runs = [], 0
     for number in range(num_segments):
         if case == "sorted":
-            low, high = (int(place * RUNS_PER_SEGMENT[case]) for place in (number, number + 1))
-            kinds = np.arange(low, high + 1)
+            # the last type of a segment goes on in the next
+            kinds = np.arange(number * NUM_TYPES // NUM_SEGMENTS, (number + 1) * NUM_TYPES // NUM_SEGMENTS + 1)
         else:
-            kinds = np.sort(rng.choice(NUM_TYPES, RUNS_PER_SEGMENT[case], replace=False))
+            kinds = np.sort(rng.choice(NUM_TYPES, FRESH_RUNS, replace=False))
         columns = run_table(rng, len(kinds), per_segment, kinds)
         entries.append(write_runs(path / "segments" / f"{number:032x}", backend, columns))
         num_runs += len(kinds)
@@ -148,12 +148,14 @@ def test_open(tmp_path, report, scale, backend, case):
     target = sum(wall[name] for name in ("open", "len", "runs", "ids", "addresses"))
     store = TraceStore.open(tmp_path / "store")
     assert (len(store.runs), len(store.addresses)) == (num_runs, NUM_ADDRESSES)
-    column = store.runs.trace_type
     lengths = "; ".join(f"{name} {wall[name]:.3f} s (CPU {cpu[name]:.3f})" for name in wall if name != "len")
     report(
-        f"open {len(store) / 1e6:.1f} M traces, {backend}, {case}, {num_runs:,} runs: {target:.2f} s and "
-        f"{(peak - base) / 2**20:.0f} MiB above the import ({base / 2**20:.0f} MiB) with runs and addresses; "
-        f"peak/bytes of the run directory = {(peak - base) / max(1, 48 * num_runs):.1f}; "
-        f"afterwards {own / 2**20:.0f} MiB own, {mapped / 2**20:.0f} MiB mapped"
+        f"open {len(store) / 1e6:.1f} M traces, {backend}, {case}, {num_runs:,} runs: time/target of 2 s = "
+        f"{target / 2:.2f}, peak/target of 500 MB = {(peak - base) / 5e8:.2f} with runs and addresses; "
+        f"{target:.2f} s, {(peak - base) / 1e6:.0f} MB above the {base / 1e6:.0f} of the import, "
+        f"{48 * num_runs / 1e6:.0f} of them the run directory"
     )
-    report(f"    {lengths}; types peak {max(one['types'][2] for one in tries) / 2**20:.0f} MiB; {column.nbytes:,} bytes of ids")
+    report(
+        f"    {lengths}; with trace types {(max(one['types'][2] for one in tries) - base) / 1e6:.0f} MB; after the "
+        f"addresses {own / 1e6:.0f} MB own, {mapped / 1e6:.0f} MB mapped"
+    )

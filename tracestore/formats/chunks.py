@@ -19,6 +19,7 @@ Decode = Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
 """Decodes the stored bytes of a chunk into a flat array of its size."""
 
 _FETCHED_CHUNKS = 256
+_CHECKED_ROWS = 4
 _NARROW_BYTES = 256
 """Rows below this size are gathered by an index array."""
 
@@ -110,8 +111,13 @@ class ChunkRows:
         stop, per_chunk = start + len(out), self._rows_per_chunk
         target = _as_bytes(out)
         if self._plain is not None:
-            self._touch(np.arange(start, stop))
-            np.copyto(target, self._plain[start:stop, : self._row_bytes])
+            is_checked = self._verify != "always" and bool(self._is_checked[start:stop].all())
+            step = len(out) if is_checked or self._verify == "off" else _CHECKED_ROWS
+            # what was just hashed is copied while it is still in the cache
+            for low in range(start, stop, step):
+                high = min(low + step, stop)
+                self._touch(np.arange(low, high))
+                np.copyto(target[low - start : high - start], self._plain[low:high, : self._row_bytes])
             return
         numbers = np.arange(start // per_chunk, -(-stop // per_chunk))
         for number, data in self._fetch(numbers):

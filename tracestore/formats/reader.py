@@ -16,7 +16,7 @@ from tracestore.formats.columns import SITE_COLUMNS, StoredNumbers
 from tracestore.formats.dictionary import Dictionary, LayoutSequence, LooseLayouts
 from tracestore.formats.observation_column import ObservationColumn
 from tracestore.formats.segment_files import SegmentFiles
-from tracestore.formats.site_columns import SiteColumn, StateRuns, find_tile, locate_states, normalize_rows
+from tracestore.formats.site_columns import SiteColumn, StateRuns, find_tiles, locate_states, normalize_rows
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
@@ -84,10 +84,12 @@ class ColumnarReader:
         if not len(index):
             return self._empty(names)
         states = rows if self._states is None else self._states_of(index)
-        part = find_tile(self._state_runs, states.start, states.stop) if isinstance(states, slice) else None
-        if part is not None:
-            used, layout_index = [part.layout], np.zeros(len(index), np.int32)
-            flat = [column.read_part(part, len(index)) for column in self._site_columns]
+        parts = find_tiles(self._state_runs, states.start, states.stop) if isinstance(states, slice) else None
+        if parts is not None:
+            used = list(dict.fromkeys(part.layout for part in parts))
+            numbers = np.array([used.index(part.layout) for part in parts], np.int32)
+            layout_index = np.repeat(numbers, [part.num_rows for part in parts])
+            flat = [column.read_parts(parts) for column in self._site_columns]
         else:
             places = locate_states(self._state_runs, index if isinstance(states, slice) else states)
             layouts, inverse = np.unique(places.layout, return_inverse=True)
@@ -313,7 +315,8 @@ class ColumnarReader:
         num_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         constant = self._constant_columns.get(name)
         if constant is not None:
-            out: NDArray[np.generic] = np.repeat(constant, num_rows)
+            out: NDArray[np.generic] = np.empty(num_rows, constant.dtype)
+            out[:] = constant
         else:
             if name not in self._varying_columns:
                 file_name = self._files.path_name("seal.json")

@@ -1,6 +1,7 @@
 """Values, log probs and parameters of arbitrary rows out of site-major tiles, without a loop over traces."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -13,7 +14,11 @@ from tracestore.formats.base import Rows, SegmentRuns
 from tracestore.formats.blocks import BlockFile
 from tracestore.formats.columns import StoredNumbers
 
-__all__ = ["RowPlaces", "SiteColumn", "StateRuns", "TilePart", "find_tile", "locate_states", "normalize_rows"]
+__all__ = ["RowPlaces", "SiteColumn", "StateRuns", "TilePart", "find_tiles", "locate_states", "normalize_rows"]
+
+
+_FEW_TILES = 12
+"""Up to so many tiles are copied one by one; beyond, all rows are gathered at once."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,12 @@ class TilePart:
     """Place of the first one within the tile."""
     tile_states: int
     """States in this very tile."""
+    num_rows: int
+    """How many of them."""
 
 
-def find_tile(runs: StateRuns, start: int, stop: int) -> TilePart | None:
-    """Find the tile that holds consecutive states; None when several do.
+def find_tiles(runs: StateRuns, start: int, stop: int) -> list[TilePart] | None:
+    """Find the few tiles that hold consecutive states; None when they are many.
 
     Parameters
     ----------
@@ -83,13 +90,21 @@ def find_tile(runs: StateRuns, start: int, stop: int) -> TilePart | None:
         The states; at least one.
     """
     run = bisect_right(runs.firsts, start) - 1
-    size = int(runs.tile_states[run])
-    before, within = divmod(start - runs.firsts[run], size)
-    before *= size
-    tile_states = min(size, int(runs.num_states[run]) - before)
-    if within + stop - start > tile_states:
-        return None
-    return TilePart(run, int(runs.layout[run]), before, within, tile_states)
+    parts: list[TilePart] = []
+    while start < stop:
+        size, num_states = int(runs.tile_states[run]), int(runs.num_states[run])
+        place = start - runs.firsts[run]
+        if place == num_states:
+            run += 1
+            continue
+        before, within = place - place % size, place % size
+        tile_states = min(size, num_states - before)
+        num_rows = min(stop - start, tile_states - within)
+        parts.append(TilePart(run, int(runs.layout[run]), before, within, tile_states, num_rows))
+        if len(parts) > _FEW_TILES:
+            return None
+        start += num_rows
+    return parts
 
 
 def locate_states(runs: StateRuns, states: NDArray[np.int64]) -> RowPlaces:
@@ -149,37 +164,41 @@ class SiteColumn:
         layout = places.single_layout
         if layout is None or layout >= self._num_regular:
             return self._read_mixed(places)
-        num_slots, target, out = self._prepare(layout, len(places.run))
+        num_slots = int(self._stored.num_slots[layout])
+        out = np.empty((len(places.run), int(self._run_sizes[places.run[0]])))
+        target = self._prepare(layout, out)
         if self.file is not None and num_slots:
             elements = self._slot_zero(self.file, places)[:, None] + np.arange(num_slots) * places.tile_states[:, None]
             out[:, target] = self.file.map()[elements]
         return out.reshape(-1)
 
-    def read_part(self, part: TilePart, num_rows: int) -> NDArray[np.float64]:
-        """Read all numbers of consecutive states of one tile, trace by trace, flat."""
-        if part.layout >= self._num_regular:
-            num_slots = int(self._run_slots[part.run])
-            target: slice | NDArray[np.bool_] = slice(None)
-            out = np.empty((num_rows, num_slots))
-        else:
-            num_slots, target, out = self._prepare(part.layout, num_rows)
+    def read_parts(self, parts: Sequence[TilePart]) -> NDArray[np.float64]:
+        """Read all numbers of consecutive states, given by the tiles that hold them, trace by trace, flat."""
+        sizes = [int(self._run_sizes[part.run]) for part in parts]
+        out = np.empty(sum(part.num_rows * size for part, size in zip(parts, sizes, strict=True)))
+        start = 0
+        for part, size in zip(parts, sizes, strict=True):
+            stop = start + part.num_rows * size
+            self._read_part(part, out[start:stop].reshape(part.num_rows, size))
+            start = stop
+        return out
+
+    def _read_part(self, part: TilePart, out: NDArray[np.float64]) -> None:
+        num_slots, target = int(self._run_slots[part.run]), self._prepare(part.layout, out)
         if self.file is not None and num_slots:
             start = int(self._starts[part.run]) + part.before * num_slots
             block = self.file.block_at(start)
             tile = self.file.view(block, start, start + num_slots * part.tile_states).reshape(num_slots, -1)
-            out[:, target] = tile[:, part.within : part.within + num_rows].T
-        return out.reshape(-1)
+            out[:, target] = tile[:, part.within : part.within + part.num_rows].T
 
-    def _prepare(self, layout: int, num_rows: int) -> tuple[int, slice | NDArray[np.bool_], NDArray[np.float64]]:
-        """Count the slots of a layout, say where they go in a trace, and make rows with the constants filled in."""
+    def _prepare(self, layout: int, out: NDArray[np.float64]) -> slice | NDArray[np.bool_]:
+        """Fill in the constants of rows of a layout, shape ``(num_rows, size)``; where the stored numbers go."""
         stored = self._stored
+        if layout >= self._num_regular or stored.num_slots[layout] == out.shape[1]:
+            return slice(None)
         numbers = slice(stored.first[layout], stored.first[layout + 1])
-        num_slots = int(stored.num_slots[layout])
-        out = np.empty((num_rows, numbers.stop - numbers.start))
-        if num_slots == out.shape[1]:
-            return num_slots, slice(None), out
         out[:] = stored.constant[numbers]
-        return num_slots, stored.slot[numbers] >= 0, out
+        return stored.slot[numbers] >= 0
 
     def read_slots(self, places: RowPlaces, index: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         """Read some neighboring numbers of rows: ``(num_rows, width)``.

@@ -189,10 +189,10 @@ class ZarrSink:
 
     def column(self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]) -> None:
         """Write a flat column with at least one number."""
-        writer = FlatWriter(self.directory / name, dtype, BLOCK_BYTES)
-        for block in blocks:
-            writer.write(block)
-        self.files[f"{name}/c/0"] = writer.close()
+        with FlatWriter(self.directory / name, dtype, BLOCK_BYTES) as writer:
+            for block in blocks:
+                writer.write(block)
+            self.files[f"{name}/c/0"] = writer.close()
 
     def trace_columns(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
         """Write columns with one number per trace; at least one."""

@@ -1,6 +1,8 @@
 """Flat columns as Zarr shards that begin with their plain numbers, written in blocks of any size (format 4.6)."""
 
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import xxhash
@@ -27,10 +29,10 @@ class FlatWriter:
 
     Examples
     --------
-    >>> writer = FlatWriter(Path("column"), np.dtype("<f8"), 32)
-    >>> writer.write(np.arange(3.0))
-    >>> writer.write(np.arange(2.0))
-    >>> record = writer.close()
+    >>> with FlatWriter(Path("column"), np.dtype("<f8"), 32) as writer:
+    ...     writer.write(np.arange(3.0))
+    ...     writer.write(np.arange(2.0))
+    ...     record = writer.close()
     >>> record["rows"], record["data"], record["ends"][:2], np.fromfile("column/c/0", count=5).tolist()
     ([3, 2], [[0], [24]], [24, 40], [0.0, 1.0, 2.0, 0.0, 1.0])
     """
@@ -43,6 +45,14 @@ class FlatWriter:
         self._file = (directory / "c" / "0").open("wb")
         self._rows: list[int] = []
         self._checksums: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def write(self, block: NDArray[np.generic]) -> None:
         """Write one block, not empty."""

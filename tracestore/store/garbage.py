@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tracestore.errors import InvalidInputError
+from tracestore.storage import Storage
 from tracestore.store.fold import SEGMENTS, completed_units, pending_receipts, plan_fold
 from tracestore.store.manifest import expire_versions, latest_version, manifest_file, read_manifest
 from tracestore.store.recover import find_orphans
@@ -68,10 +69,10 @@ def gc(store: TraceStore, *, older_than: float, dry_run: bool = False) -> Garbag
         segments = [
             identity
             for identity in storage.folders(SEGMENTS)
-            if identity not in used and storage.seconds_since_change(f"{SEGMENTS}/{identity}") > older_than
+            if identity not in used and _idle_seconds(storage, f"{SEGMENTS}/{identity}") > older_than
         ]
         staging = [
-            name for name in storage.folders(STAGING) if storage.seconds_since_change(f"{STAGING}/{name}") > older_than
+            name for name in storage.folders(STAGING) if _idle_seconds(storage, f"{STAGING}/{name}") > older_than
         ]
         if dry_run:
             return Garbage(tuple(segments), tuple(staging), 0, oldest, tuple(orphans))
@@ -80,9 +81,25 @@ def gc(store: TraceStore, *, older_than: float, dry_run: bool = False) -> Garbag
             expire_versions(storage, oldest)
         if latest_version(storage) == store.version:
             break
-    nbytes = sum(storage.remove(f"{SEGMENTS}/{identity}") for identity in segments)
-    nbytes += sum(storage.remove(f"{STAGING}/{name}") for name in staging)
+    nbytes = sum(_remove(storage, f"{SEGMENTS}/{identity}") for identity in segments)
+    nbytes += sum(_remove(storage, f"{STAGING}/{name}") for name in staging)
     return Garbage(tuple(segments), tuple(staging), nbytes, oldest, tuple(orphans))
+
+
+def _idle_seconds(storage: Storage, folder: str) -> float:
+    """Time since a folder changed; 0 when its owner, or another collector, has just moved or removed it."""
+    try:
+        return storage.seconds_since_change(folder)
+    except FileNotFoundError:
+        return 0.0
+
+
+def _remove(storage: Storage, folder: str) -> int:
+    """Remove a folder; 0 bytes when another collector does so at the same time."""
+    try:
+        return storage.remove(folder)
+    except FileNotFoundError:
+        return 0
 
 
 def _oldest_retained(store: TraceStore, older_than: float) -> int:

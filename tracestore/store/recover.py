@@ -1,5 +1,6 @@
 """Adopt what a killed writer sealed but did not publish (format 2.10)."""
 
+from tracestore.errors import FormatError
 from tracestore.formats.base import SegmentEntry, open_format
 from tracestore.formats.segment_files import SEAL
 from tracestore.store.fold import SEGMENTS, completed_units, pending_receipts, plan_fold
@@ -67,7 +68,13 @@ def find_orphans(store: TraceStore) -> list[tuple[SegmentEntry, Receipt]]:
         folder = f"{SEGMENTS}/{identity}"
         if identity in published or not store.storage.exists(f"{folder}/{SEAL}"):
             continue
-        entry, origin = backend.read_seal(store.storage.below(folder), folder)
+        try:
+            entry, origin = backend.read_seal(store.storage.below(folder), folder)
+        except FormatError:
+            if store.storage.exists(f"{folder}/{SEAL}"):
+                raise
+            # collected in the meantime
+            continue
         if origin:
             orphans.append((entry, Receipt.from_origin(origin, entry)))
     return orphans

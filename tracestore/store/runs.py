@@ -1,8 +1,8 @@
 """The run directory of a store: where traces of one layout lie side by side; what planners read instead of traces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from tracestore.formats.base import SegmentRuns
 
 __all__ = ["RunDirectory", "TraceTypeInfo"]
-
-NumberT = TypeVar("NumberT", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +51,66 @@ class RunDirectory:
         return len(self.first)
 
     @staticmethod
-    def join(segments: Sequence[SegmentRuns]) -> "RunDirectory":
-        """Run directory of consecutive segments."""
-        sizes = [int(runs.num_traces.sum()) for runs in segments]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        firsts = [runs.first + start for runs, start in zip(segments, starts, strict=False)]
-        return RunDirectory(
-            segment=np.repeat(np.arange(len(segments), dtype=np.int32), [len(runs.first) for runs in segments]),
-            layout=_join([runs.layout_id for runs in segments], np.uint64),
-            trace_type=_join([runs.trace_type for runs in segments], np.uint64),
-            first=_join(firsts, np.int64),
-            num_traces=_join([runs.num_traces for runs in segments], np.int64),
-            num_sites=_join([runs.num_sites for runs in segments], np.int32),
-            seconds=_join([runs.seconds for runs in segments], np.float64),
-        )
+    def join(segments: Iterable[SegmentRuns]) -> "RunDirectory":
+        """Run directory of consecutive segments; of each only what is copied stays."""
+        columns = {name: _Growing(dtype) for name, dtype in _COLUMNS.items()}
+        num_traces = 0
+        for place, runs in enumerate(segments):
+            columns["segment"].extend(np.full(len(runs.first), place, np.int32))
+            columns["layout"].extend(runs.layout_id)
+            columns["first"].extend(runs.first + num_traces)
+            for name in ("trace_type", "num_traces", "num_sites", "seconds"):
+                columns[name].extend(getattr(runs, name))
+            num_traces += int(runs.num_traces.sum())
+        return RunDirectory(**{name: column.array() for name, column in columns.items()})
 
     def trace_types(self) -> list[TraceTypeInfo]:
         """Trace types, the most frequent first."""
         if not len(self):
             return []
-        ids, inverse = np.unique(self.trace_type, return_inverse=True)
-        num_traces = np.bincount(inverse, self.num_traces).astype(np.int64)
-        num_sites = np.full(len(ids), np.iinfo(np.int32).max)
-        np.minimum.at(num_sites, inverse, self.num_sites)
+        by_type = np.argsort(self.trace_type)
+        ids = self.trace_type[by_type]
+        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+        ids = ids[starts]
+        num_traces = np.add.reduceat(self.num_traces[by_type], starts)
+        num_sites = np.minimum.reduceat(self.num_sites[by_type], starts)
         order = np.lexsort((ids, -num_traces))
         return [TraceTypeInfo(int(ids[i]), int(num_traces[i]), int(num_sites[i])) for i in order]
 
 
-def _join(parts: Sequence[NDArray[NumberT]], dtype: type[NumberT]) -> NDArray[NumberT]:
-    return np.concatenate([np.empty(0, dtype), *parts])
+_COLUMNS: dict[str, type[np.generic]] = {
+    "segment": np.int32,
+    "layout": np.uint64,
+    "trace_type": np.uint64,
+    "first": np.int64,
+    "num_traces": np.int64,
+    "num_sites": np.int32,
+    "seconds": np.float64,
+}
+
+
+class _Growing:
+    """A column that is added to; room that was not used yet takes no memory.
+
+    Parameters
+    ----------
+    dtype
+        Type of its numbers.
+    """
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._room: NDArray[Any] = np.empty(2**10, dtype)
+        self._size = 0
+
+    def extend(self, part: NDArray[np.generic]) -> None:
+        """Copy numbers to the end."""
+        start, self._size = self._size, self._size + len(part)
+        if self._size > len(self._room):
+            room = np.empty(2 * self._size, self._room.dtype)
+            room[:start] = self._room[:start]
+            self._room = room
+        self._room[start : self._size] = part
+
+    def array(self) -> NDArray[Any]:
+        """View what was added."""
+        return self._room[: self._size]

@@ -51,7 +51,13 @@ class TraceSequence:
     def __iter__(self) -> Iterator[Trace]:
         return (trace for batch in self.batches(256) for trace in batch)
 
-    def take(self, indices: ArrayLike, *, observations: Collection[str] | None = None) -> TraceBatch:
+    def take(
+        self,
+        indices: ArrayLike,
+        *,
+        observations: Collection[str] | None = None,
+        out: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> TraceBatch:
         """Read traces in the order asked for.
 
         Parameters
@@ -60,20 +66,23 @@ class TraceSequence:
             Shape ``(M,)``; repeats are allowed, negative ones count from the end; or a mask, shape ``(len(store),)``.
         observations
             Names of the observations to read; all by default.
+        out
+            Arrays to read observations into, by name, shape ``(M, *shape)``: a loop that gives the same ones again
+            spares the memory of fresh ones, which costs about as much as the reading. The batch refers to them.
 
         Returns
         -------
         TraceBatch
-            Fresh arrays; an observation that all these traces share is a broadcast view.
+            Fresh arrays but for `out`; an observation that all these traces share is a broadcast view.
 
         Raises
         ------
         InvalidInputError
-            When an index is out of range, or an observation unknown.
+            When an index is out of range, an observation unknown, or an array of `out` does not fit.
         ChecksumError
             When a byte changed since it was sealed; names file and block.
         """
-        return self._snapshot.take(indices, observations=observations)
+        return self._snapshot.take(indices, observations=observations, out=out)
 
     def batches(self, size: int, *, observations: Collection[str] | None = None) -> Iterator[TraceBatch]:
         """Yield all traces in order, `size` at a time; the last batch may be shorter.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tracestore.errors import InvalidInputError, TraceTypeMismatchError, UnknownAddressError
-from tracestore.formats.base import ObservationInfo, Rows, SegmentEntry, SegmentReader, Verify, open_format
+from tracestore.formats.base import ObservationInfo, Rows, SegmentEntry, SegmentReader, SegmentRuns, Verify, open_format
 from tracestore.storage import Storage
 from tracestore.store.addresses import AddressBook
 from tracestore.store.fold import SEGMENTS
@@ -80,10 +80,16 @@ class Snapshot:
         """Readers of all segments, in order."""
         return map(self.segment, range(len(self._readers)))
 
+    def runs_by_segment(self) -> Iterator[SegmentRuns]:
+        """Yield the run directory of each segment, in order; on a disk none stays mapped, there may be thousands."""
+        # of an object store what is fetched is kept, within limits: a request costs more than memory
+        readers = map(self._reopen, self.manifest.segments) if self.storage.is_local else self.segments()
+        return (reader.runs for reader in readers)
+
     @cached_property
     def runs(self) -> RunDirectory:
         """Runs of all segments."""
-        return RunDirectory.join([reader.runs for reader in self.segments()])
+        return RunDirectory.join(self.runs_by_segment())
 
     @cached_property
     def addresses(self) -> AddressBook:
@@ -117,15 +123,30 @@ class Snapshot:
                 found[info.name] = ObservationInfo(info.name, dtype, info.shape)
         return found
 
-    def take(self, indices: ArrayLike, *, observations: Collection[str] | None = None) -> TraceBatch:
-        """Read traces in the order asked for."""
+    def take(
+        self,
+        indices: ArrayLike,
+        *,
+        observations: Collection[str] | None = None,
+        out: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> TraceBatch:
+        """Read traces in the order asked for; observations named in `out` into the arrays given there."""
         index = self._normalize(indices)
         names = self.observations if observations is None else self._known_names(observations)
+        given = {} if out is None else self._require_buffers(out, names, len(index))
         if not len(index):
             return self._empty(names)
-        place = bisect_right(self._first_of, int(index.min())) - 1
-        if int(index.max()) < self._first_of[place + 1]:
-            return self._complete(self.segment(place).read(index - self.first[place], observations=names), names)
+        smallest, largest = int(index.min()), int(index.max())
+        place = bisect_right(self._first_of, smallest) - 1
+        if largest < self._first_of[place + 1]:
+            reader, first = self.segment(place), self._first_of[place]
+            is_range = largest - smallest == len(index) - 1 and bool((index[1:] > index[:-1]).all())
+            rows: Rows = slice(smallest - first, largest - first + 1) if is_range else index - first
+            fresh = [name for name in names if name not in given]
+            batch = self._complete(reader.read(rows, observations=fresh), fresh)
+            for name, buffer in given.items():
+                reader.fill_observation(name, rows, buffer)
+            return batch if not given else _with_observations(batch, {**batch.observations, **given})
         home = np.searchsorted(self.first, index, "right") - 1
         order = np.argsort(home, kind="stable")
         bounds = np.flatnonzero(np.diff(home[order], prepend=-1, append=-1))
@@ -137,7 +158,10 @@ class Snapshot:
         joined = TraceBatch.concatenate([reader.read(rows, observations=()) for reader, rows, _ in parts])
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        return _with_observations(joined.take(back), {name: self._gather(name, parts, len(index)) for name in names})
+        return _with_observations(
+            joined.take(back),
+            {name: self._gather(name, parts, len(index), given.get(name)) for name in names},
+        )
 
     def column(self, name: str) -> NDArray[np.generic]:
         """Read one number per trace."""
@@ -211,6 +235,21 @@ class Snapshot:
             raise InvalidInputError(message, names=unknown)
         return [name for name in self.observations if name in names]
 
+    def _require_buffers(
+        self, out: Mapping[str, NDArray[np.generic]], names: Collection[str], num_traces: int
+    ) -> Mapping[str, NDArray[np.generic]]:
+        """Refuse arrays that observations do not fit into."""
+        self._known_names(out)
+        for name, buffer in out.items():
+            info = self.observations[name]
+            if name not in names or buffer.shape != (num_traces, *info.shape) or buffer.dtype != info.dtype:
+                message = (
+                    f"`out` must have arrays of observations that are read, {name!r} with shape "
+                    f"{(num_traces, *info.shape)} and type {info.dtype}; got {buffer.shape} and {buffer.dtype.str}."
+                )
+                raise InvalidInputError(message, name=name)
+        return out
+
     def _complete(self, batch: TraceBatch, names: Collection[str]) -> TraceBatch:
         """Add observations that the segment lacks, and widen those that it holds in a narrower type."""
         columns: dict[str, NDArray[np.generic]] = {}
@@ -229,18 +268,22 @@ class Snapshot:
         )
 
     def _gather(
-        self, name: str, parts: Sequence[tuple[SegmentReader, NDArray[np.int64], NDArray[np.int64]]], num_traces: int
+        self,
+        name: str,
+        parts: Sequence[tuple[SegmentReader, NDArray[np.int64], NDArray[np.int64]]],
+        num_traces: int,
+        buffer: NDArray[np.generic] | None,
     ) -> NDArray[np.generic]:
         """Read an observation of several segments into one array, or one row when all traces share it."""
         info = self.observations[name]
         shape = (num_traces, *info.shape)
         known = [reader.observations.get(name) for reader, _, _ in parts]
         first = known[0]
-        if first is not None and first.constant and all(other == first for other in known):
+        if buffer is None and first is not None and first.constant and all(other == first for other in known):
             shared = [reader.constant_observation(name, rows) for reader, rows, _ in parts]
             if shared[0] is not None and all(row is not None for row in shared):
                 return np.broadcast_to(shared[0].astype(info.dtype), shape)
-        out = np.empty(shape, info.dtype)
+        out = np.empty(shape, info.dtype) if buffer is None else buffer
         for reader, rows, chosen in parts:
             consecutive = bool((np.diff(chosen) == 1).all())
             places: Rows = slice(int(chosen[0]), int(chosen[0]) + len(chosen)) if consecutive else chosen

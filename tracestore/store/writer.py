@@ -217,10 +217,11 @@ class StoreWriter:
         if self._is_closed:
             return
         self.seal()
-        self._is_closed = True
-        self._remove_staging()
         if self._on_close is not None:
             self._on_close()
+        # not before: when the disk is too full to fold, closing again must try it again
+        self._is_closed = True
+        self._remove_staging()
 
     def _place(self, receipt: Receipt) -> SegmentEntry:
         """Write the buffer as a segment and put it in its place."""
@@ -242,7 +243,8 @@ class StoreWriter:
             raise_if_full(error, self._storage.url)
             raise
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            # an empty folder would grow old, and a collector could remove it just when it is used again
+            self._remove_staging()
         return entry
 
     def _forget(self) -> None:

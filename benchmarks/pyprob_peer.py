@@ -33,7 +33,6 @@ from tracestore import TraceStore
 from tracestore.samplers.torch_loader import trace_loader
 from tracestore.simulators import run_trace
 from tracestore.simulators.toys import gum_marsaglia
-from tracestore.store.job import Job
 from tracestore.traces import TraceBatch
 
 BATCH = 64
@@ -174,10 +173,8 @@ def compare_writing(
 
 
 def generate(path: Path, backend: str, num_traces: int) -> TraceStore:
-    if backend == "arrow":
-        return ts.simulate(gum_marsaglia, path, num_traces=num_traces, workers=1, seed=1)
-    TraceStore.create(path, job=Job("simulate", {"simulator": gum_marsaglia.name}), backend=backend)
-    return ts.simulate(gum_marsaglia, path, num_traces=num_traces, workers=1, seed=1, append=True)
+    place = ts.StoreLocation(path, backend=backend)
+    return ts.simulate(gum_marsaglia, place, num_traces=num_traces, workers=1, seed=1)
 
 
 def compare_reading(peer: Peer, folder: Path, num_traces: int, backend: str, repeats: int) -> tuple[str, list[Line]]:

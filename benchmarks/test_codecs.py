@@ -1,7 +1,7 @@
 """Minibatches of 64 traces with 20x35x35 observations: each backend and codec against memcpy of the same bytes.
 
-The physical limit is a copy of 64 rows from a memory map of the plain numbers into one buffer; stores read into the same
-one. "fresh": both make a new array for each minibatch, as a plain `take` does. Observations are sparse
+The physical limit is a copy of 64 rows from a memory map of the plain numbers into one buffer; stores read into the
+same one. "fresh": both make a new array for each minibatch, as a plain `take` does. Observations are sparse
 (about 5 % of the voxels, a calorimeter's) or noisy (every voxel). Ratios of CPU time, least of several passes: what
 others do on the machine only adds.
 """

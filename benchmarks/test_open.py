@@ -7,6 +7,7 @@ touch those.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,8 @@ at, cpu = time.perf_counter(), time.process_time()
 def measure_apart(script, *arguments):
     """Run a script in a fresh process; by name of `step`: seconds, seconds of CPU, and peak, own and mapped bytes."""
     code = f"{MEASURE}\n{script}\nprint(json.dumps(found))"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
     return {name: tuple(rest) for name, *rest in json.loads(done.stdout)}
 
 

@@ -19,7 +19,8 @@ BACKENDS = {"arrow": "v1-arrow2", "zarr": "v1-zarr1"}
 
 def make_batches() -> list[TraceBatch]:
     """Failed traces, special numbers, vectors, layouts of one trace, and chains whose rejected moves share states."""
-    layouts = [make_layout(2), make_layout(0, vectors=1), *(make_layout(3 + k, observed=("flags", "count")) for k in range(6))]
+    layouts = [make_layout(2), make_layout(0, vectors=1)]
+    layouts += [make_layout(3 + k, observed=("flags", "count")) for k in range(6)]
     prior = make_batch(3, 16, layouts, num_failed=2)
     prior.values[:3] = (np.nan, -0.0, np.inf)
     chains = make_chain(4, 30)

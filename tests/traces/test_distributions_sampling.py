@@ -10,7 +10,18 @@ from scipy import integrate, stats
 from tests.traces.distribution_cases import CONTINUOUS, DISCRETE, VECTOR, case_id
 from tests.traces.test_distributions import elements
 from tests.traces.test_distributions_reference import peaks
-from tracestore.traces.distributions import Categorical, Mixture, MultivariateNormal, PiecewiseUniform, Uniform
+from tracestore.traces.distributions import (
+    Binomial,
+    Categorical,
+    Gamma,
+    LogNormal,
+    Mixture,
+    MultivariateNormal,
+    PiecewiseUniform,
+    Poisson,
+    Uniform,
+    Weibull,
+)
 
 pytestmark = pytest.mark.statistical
 
@@ -155,3 +166,19 @@ def test_truncated_draws_are_quantiles(case):
     if found[0] > found[-1]:
         found = 1.0 - found
     np.testing.assert_allclose(found, grid, atol=2e-9)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "value"),
+    [
+        (Gamma([1.0, 1.0], 1.0), 0.0),
+        (Weibull([1.0, 1.0], 1.0), 0.0),
+        (LogNormal([0.0, 0.0], 1.0), 3.0),
+        (Poisson([1.0, 1.0]), 2.0**24),
+        (Binomial([2.0**30, 2.0**30], 0.5), 2.0**24),
+    ],
+    ids=lambda given: getattr(given, "family", None),
+)
+def test_values_in_single_precision_have_the_log_prob_of_the_same_numbers(distribution, value):
+    values = np.full(2, value)
+    assert distribution.log_prob(values.astype(np.float32)) == pytest.approx(distribution.log_prob(values), rel=1e-14)

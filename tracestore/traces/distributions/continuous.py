@@ -149,6 +149,7 @@ class LogNormal(Elementwise):
         return -0.5 * z * z - log_x - math.log(scale) - HALF_LOG_TWO_PI
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
+        x = x.astype(np.float64, copy=False)  # what follows is lost in single precision
         if not (x > 0.0).all():
             return -math.inf
         loc, scale = self._arrays
@@ -276,6 +277,7 @@ class Gamma(Elementwise):
         return concentration * (math.log(rate) + log_x) - log_x - rate * x - math.lgamma(concentration)
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
+        x = x.astype(np.float64, copy=False)  # what follows is lost in single precision
         concentration, rate = self._arrays
         if not (x >= 0.0).all() or ((x == 0.0) & (concentration > 1.0)).any():
             return -math.inf
@@ -350,6 +352,7 @@ class Weibull(Elementwise):
         return math.log(concentration) + exponent - math.log(x) - math.exp(exponent)
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
+        x = x.astype(np.float64, copy=False)  # what follows is lost in single precision
         scale, concentration = self._arrays
         if not (x >= 0.0).all() or ((x == 0.0) & (concentration > 1.0)).any():
             return -math.inf

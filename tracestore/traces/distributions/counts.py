@@ -129,6 +129,7 @@ class Poisson(Elementwise):
         return x * math.log(rate) - rate - math.lgamma(x + 1.0)
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
+        x = x.astype(np.float64, copy=False)  # what follows is lost in single precision
         rate = self._arrays[0]
         if not _are_counts(x) or ((rate == 0.0) & (x > 0.0)).any():
             return -math.inf
@@ -203,6 +204,7 @@ class Binomial(Elementwise):
         return log_prob
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
+        x = x.astype(np.float64, copy=False)  # what follows is lost in single precision
         total_count, probs = self._arrays
         failures = total_count - x
         if not _are_counts(x) or not (failures >= 0.0).all():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.suites.batches import make_batch, make_layout, make_site, with_observation
 from tests.suites.segment_suite import SegmentSuite
-from tracestore.errors import InvalidInputError
+from tracestore.errors import ChecksumError, InvalidInputError
 from tracestore.formats import arrow
 from tracestore.formats.segment_writer import BLOCK_BYTES
 from tracestore.storage import LocalStorage
@@ -117,19 +117,30 @@ def test_values_touch_only_their_column(big):
     assert len(values) == len(rows) == (reader.runs.num_traces[reader.runs.num_sites > 10]).sum()
 
 
-def test_values_check_the_blocks_that_they_touch_only(big):
+@pytest.mark.parametrize(("slot", "is_read"), [(5, True), (6, False)])
+def test_values_touch_and_check_their_own_slots_only(big, slot, is_read):  # 3.16.4
+    """The fifth draw of the long layout is damaged in a tile in the middle, or the one after it is."""
     directory, entry, seal = big
     record = seal["files"]["values.arrow"]
     runs = arrow.open_segment(LocalStorage(directory), entry).runs
-    last_short = int(runs.starts[0][1])  # the short layout comes first
-    block = int(np.searchsorted(np.cumsum(record["rows"]), last_short, "right")) + 1
+    num_slots = make_layout(20, observed=("dense",)).num_values  # none of them is constant
+    start = int(runs.starts[0][1]) + 5 * num_slots * int(runs.tile_states[1]) + slot * int(runs.tile_states[1]) + 7
+    block = int(np.searchsorted(np.cumsum(record["rows"]), start, "right"))
+    first = int(np.cumsum([0, *record["rows"]])[block])
     with (directory / "values.arrow").open("r+b") as file:
-        file.seek(record["data"][block][0])
+        file.seek(record["data"][block][0] + 8 * (start - first))
         file.write(b"\xff" * 8)
     reader = arrow.open_segment(LocalStorage(directory), entry)
     reader.read(slice(0, 100))
-    with pytest.raises(ValueError, match=rf"values\.arrow, block {block}"):
-        reader.values("loop~Normal#5")
+    if is_read:
+        with pytest.raises(ChecksumError, match=rf"values\.arrow, block {block}"):
+            reader.values("loop~Normal#5")
+    else:
+        found = reader.values("loop~Normal#5")
+        assert found is not None
+        assert len(found[0]) == runs.num_traces[1]
+    with pytest.raises(ChecksumError, match=rf"values\.arrow, block {block}"):
+        reader.read(slice(None))
 
 
 def test_names_of_observations_are_never_file_names(tmp_path):

@@ -42,7 +42,7 @@ PICK = st.integers(0, 5)
 UNITS = st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=3)
 ENDINGS = st.sampled_from(["open", "seal", "seal", "place", "place and die", "die in place", "close", "die"])
 FOLD_DEATHS = st.sampled_from([None, None, ("create", "manifests/"), ("replace", "LATEST")])
-ACTIONS = {
+ACTIONS: dict[str, dict[str, st.SearchStrategy]] = {
     "write": {"pick": PICK, "is_new": st.booleans(), "is_sorted": st.booleans(), "units": UNITS, "ending": ENDINGS},
     "end_writing": {"pick": PICK, "ending": ENDINGS},
     "open_version": {"pick": PICK, "back": st.integers(0, 9)},
@@ -126,9 +126,11 @@ class Author:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    def __init__(self, backend: str, is_local: bool) -> None:
+    backend = "arrow"
+    is_local = True
+
+    def __init__(self) -> None:
         super().__init__()
-        self.backend, self.is_local = backend, is_local
         self.folder = Path(tempfile.mkdtemp())
         self.model = Model()
         self.authors: list[Author] = []
@@ -456,4 +458,5 @@ def test_store_agrees_with_the_model(backend, is_local, import_or_skip):
         import_or_skip("tracestore.storage.objects")
     with warnings.catch_warnings():
         warnings.simplefilter("error", TracestoreWarning)
-        run_state_machine_as_test(lambda: StoreMachine(backend, is_local), settings=SETTINGS)
+        machine = type("Machine", (StoreMachine,), {"backend": backend, "is_local": is_local})
+        run_state_machine_as_test(machine, settings=SETTINGS)

@@ -127,6 +127,16 @@ class BlockFile:
         shifts: NDArray[np.int64] = self._shifts[blocks, column]
         return shifts
 
+    def shifts_unchecked(self, blocks: NDArray[np.int64], column: int = 0) -> NDArray[np.int64]:
+        """Tell the same of blocks whose bytes are checked otherwise; for local files."""
+        shifts: NDArray[np.int64] = self._shifts[blocks, column]
+        return shifts
+
+    def peek(self, start: int, stop: int) -> NDArray[np.generic]:
+        """View elements of one block of a local file, unchecked."""
+        shift = self._shift_of[self.block_at(start)][0]
+        return self._maps[0][start + shift : stop + shift]
+
     def map(self, column: int = 0) -> NDArray[np.generic]:
         """Return the file as one flat array of the column's type; use only elements of checked blocks."""
         return self._maps[column]

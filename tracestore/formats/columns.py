@@ -101,8 +101,8 @@ class SegmentColumns:
     constants: tuple[Constants, Constants, Constants]
     stored: tuple[StoredNumbers, StoredNumbers, StoredNumbers]
 
-    def tiles(self, column: int) -> Iterator[NDArray[np.float64]]:
-        """Yield the tiles of a site column as flat, site-major arrays, in order.
+    def tiles(self, column: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield the tiles of a site column, with the number of their run, as flat, site-major arrays, in order.
 
         Parameters
         ----------
@@ -119,13 +119,13 @@ class SegmentColumns:
             if layout >= len(sizes):
                 stop = starts[run + 1] if run + 1 < len(starts) else len(flat)
                 if stop > start:
-                    yield flat[start:stop]
+                    yield run, flat[start:stop]
             elif stored.num_slots[layout]:
                 kept = stored.slot[stored.first[layout] : stored.first[layout + 1]] >= 0
                 rows = flat[start : start + sizes[layout] * num_states].reshape(num_states, sizes[layout])
                 size = int(runs.tile_states[run])
                 for low in range(0, num_states, size):
-                    yield rows[low : low + size, kept].T.ravel()
+                    yield run, rows[low : low + size, kept].T.ravel()
 
 
 def cut_segment(batches: Sequence[TraceBatch], *, keep_order: bool = False) -> SegmentColumns:
@@ -232,7 +232,7 @@ def _order(batch: TraceBatch) -> NDArray[np.int64]:
 
 
 def _number_layouts(states: TraceBatch) -> tuple[tuple[Layout, ...], int, NDArray[np.int32]]:
-    """Number layouts, those of several states first, each kind in order of appearance.
+    """Give numbers to layouts, those of several states first, each kind in order of appearance.
 
     Returns the layouts, how many have several states, and the new index.
     """

@@ -16,7 +16,8 @@ from tracestore.formats.columns import SITE_COLUMNS, StoredNumbers
 from tracestore.formats.dictionary import Dictionary, LayoutSequence, LooseLayouts
 from tracestore.formats.observation_column import ObservationColumn
 from tracestore.formats.segment_files import SegmentFiles
-from tracestore.formats.site_columns import SiteColumn, StateRuns, find_tiles, locate_states, normalize_rows
+from tracestore.formats.site_columns import SiteColumn
+from tracestore.formats.tile_places import StateRuns, find_tiles, locate_states, normalize_rows
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
@@ -298,6 +299,8 @@ class ColumnarReader:
             )
             for index, name in enumerate(SITE_COLUMNS)
         )
+        if self._files.storage.is_local and self._files.verify != "off":
+            values = values.with_checks(self._files.column("checks", "<u8"), self._files.verify)
         return values, log_probs, parameters
 
     @cached_property

@@ -19,6 +19,7 @@ from tracestore.formats.dictionary import dictionary_tables
 from tracestore.formats.document import JSON, encode_document
 from tracestore.formats.observations import ObservationRows, gather_observations
 from tracestore.formats.segment_files import SEAL, read_any_seal
+from tracestore.formats.slot_checks import LEAST_CHECKED_STATES, checks_of_tile
 from tracestore.storage import LocalStorage, flush_file
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 
@@ -184,11 +185,27 @@ def _write_trace_columns(sink: SegmentSink, batch: TraceBatch) -> dict[str, str]
 
 
 def _write_site_columns(sink: SegmentSink, columns: SegmentColumns) -> None:
+    checks: list[int] = []
     for index, name in enumerate(SITE_COLUMNS):
-        blocks = _join_tiles(columns.tiles(index))
+        tiles: Iterable[NDArray[np.float64]] = (tile for _, tile in columns.tiles(index))
+        if name == "values":
+            tiles = _with_checks(columns, checks)
+        blocks = _join_tiles(tiles)
         first = next(blocks, None)
         if first is not None:
             sink.column(name, np.dtype("<f8"), itertools.chain([first], blocks))
+    if checks:
+        sink.column("checks", np.dtype("<u8"), _in_blocks(np.array(checks, np.uint64)))
+
+
+def _with_checks(columns: SegmentColumns, checks: list[int]) -> Iterator[NDArray[np.float64]]:
+    """Yield the tiles of the values, and note the checksums of their slots where runs are long."""
+    runs, num_slots = columns.runs, columns.stored[0].num_slots
+    for run, tile in columns.tiles(0):
+        layout = int(runs.layout[run])
+        if layout < len(num_slots) and runs.num_states[run] >= LEAST_CHECKED_STATES:
+            checks.extend(checks_of_tile(tile, int(num_slots[layout])))
+        yield tile
 
 
 def _join_tiles(tiles: Iterable[NDArray[np.float64]]) -> Iterator[NDArray[np.float64]]:

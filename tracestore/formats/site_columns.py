@@ -1,128 +1,17 @@
 """Values, log probs and parameters of arbitrary rows out of site-major tiles, without a loop over traces."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracestore.errors import InvalidInputError
-from tracestore.formats.base import Rows, SegmentRuns
+from tracestore.formats.base import Verify
 from tracestore.formats.blocks import BlockFile
 from tracestore.formats.columns import StoredNumbers
+from tracestore.formats.slot_checks import SlotChecks
+from tracestore.formats.tile_places import RowPlaces, StateRuns, TilePart
 
-__all__ = ["RowPlaces", "SiteColumn", "StateRuns", "TilePart", "find_tiles", "locate_states", "normalize_rows"]
-
-
-_FEW_TILES = 12
-"""Up to so many tiles are copied one by one; beyond, all rows are gathered at once."""
-
-
-@dataclass(frozen=True)
-class StateRuns:
-    """Runs in terms of states, the traces whose sites are stored; all arrays have shape ``(num_runs,)``."""
-
-    layout: NDArray[np.int32]
-    first: NDArray[np.int64]
-    """First state of each run."""
-    num_states: NDArray[np.int64]
-    tile_states: NDArray[np.int32]
-
-    @staticmethod
-    def of(runs: SegmentRuns) -> "StateRuns":
-        """States of a run directory."""
-        first = np.cumsum(runs.num_states) - runs.num_states
-        return StateRuns(runs.layout, first, runs.num_states, runs.tile_states)
-
-    @cached_property
-    def firsts(self) -> list[int]:
-        """First state of each run, as plain numbers."""
-        return cast("list[int]", self.first.tolist())
-
-
-@dataclass(frozen=True)
-class RowPlaces:
-    """Where states are: run, tile and place within the tile; all arrays have one entry per row that was asked for."""
-
-    run: NDArray[np.int64]
-    layout: NDArray[np.int32]
-    before: NDArray[np.int64]
-    """States of the run in earlier tiles."""
-    within: NDArray[np.int64]
-    """Place within the tile."""
-    tile_states: NDArray[np.int64]
-    """States in this very tile."""
-
-    @cached_property
-    def single_layout(self) -> int | None:
-        """The layout that all rows share."""
-        first = int(self.layout[0])
-        return first if (self.layout == first).all() else None
-
-
-@dataclass(frozen=True, slots=True)
-class TilePart:
-    """Where consecutive states of one tile are."""
-
-    run: int
-    layout: int
-    before: int
-    """States of the run in earlier tiles."""
-    within: int
-    """Place of the first one within the tile."""
-    tile_states: int
-    """States in this very tile."""
-    num_rows: int
-    """How many of them."""
-
-
-def find_tiles(runs: StateRuns, start: int, stop: int) -> list[TilePart] | None:
-    """Find the few tiles that hold consecutive states; None when they are many.
-
-    Parameters
-    ----------
-    runs
-        The run directory.
-    start, stop
-        The states; at least one.
-    """
-    run = bisect_right(runs.firsts, start) - 1
-    parts: list[TilePart] = []
-    while start < stop:
-        size, num_states = int(runs.tile_states[run]), int(runs.num_states[run])
-        place = start - runs.firsts[run]
-        if place == num_states:
-            run += 1
-            continue
-        before, within = place - place % size, place % size
-        tile_states = min(size, num_states - before)
-        num_rows = min(stop - start, tile_states - within)
-        parts.append(TilePart(run, int(runs.layout[run]), before, within, tile_states, num_rows))
-        if len(parts) > _FEW_TILES:
-            return None
-        start += num_rows
-    return parts
-
-
-def locate_states(runs: StateRuns, states: NDArray[np.int64]) -> RowPlaces:
-    """Find run and tile of states.
-
-    Parameters
-    ----------
-    runs
-        The run directory.
-    states
-        At least one state, in any order.
-    """
-    run = np.searchsorted(runs.first, states, "right") - 1
-    place = states - runs.first[run]
-    size = runs.tile_states[run].astype(np.int64)
-    within = place % size
-    before = place - within
-    return RowPlaces(run, runs.layout[run], before, within, np.minimum(size, runs.num_states[run] - before))
+__all__ = ["SiteColumn"]
 
 
 class SiteColumn:
@@ -145,6 +34,8 @@ class SiteColumn:
         self, file: BlockFile | None, starts: NDArray[np.int64], runs: StateRuns, stored: StoredNumbers
     ) -> None:
         self.file = file
+        self._checks: SlotChecks | None = None
+        self._runs = runs
         self._starts = starts
         self._stored = stored
         self._num_regular = len(stored.num_slots)
@@ -212,8 +103,40 @@ class SiteColumn:
         width
             How many.
         """
+        has_checks = np.zeros(len(index), np.bool_) if self._checks is None else self._checks.has_any[places.run]
+        if not has_checks.any():
+            return self._read_slots(places, index, width)
+        out = np.empty((len(index), width))
+        for chosen, checks in ((has_checks, self._checks), (~has_checks, None)):
+            if chosen.any():
+                out[chosen] = self._read_slots(places.take(chosen), index[chosen], width, checks)
+        return out
+
+    def _read_slots(
+        self, places: RowPlaces, index: NDArray[np.int64], width: int, checks: SlotChecks | None = None
+    ) -> NDArray[np.float64]:
+        """Read neighboring numbers of rows, checked slot by slot, or by block without `checks`."""
         numbers = (index[:, None] + np.arange(width)).reshape(-1)
-        return self._gather(places, np.repeat(np.arange(len(index)), width), numbers).reshape(-1, width)
+        row = np.repeat(np.arange(len(index)), width)
+        if checks is None:
+            return self._gather(places, row, numbers).reshape(-1, width)
+        slots, out = self._slots_of(places.layout[row], numbers)
+        is_stored = slots >= 0
+        if is_stored.any():
+            file, row, slots = checks.column, row[is_stored], slots[is_stored]
+            checks.touch(places, row, slots)
+            tile = self._starts[places.run] + places.before * self._run_slots[places.run]
+            first = tile + places.within + file.shifts_unchecked(file.block_of(tile))
+            out[is_stored] = file.map()[first[row] + slots * places.tile_states[row]]
+        return out.reshape(-1, width)
+
+    def with_checks(self, checks: BlockFile | None, verify: Verify) -> "SiteColumn":
+        """Use checksums of single slots where there are some; they spare the others."""
+        if checks is not None and self.file is not None:
+            self._checks = SlotChecks(
+                self.file, checks, self._starts, self._runs, self._run_slots, self._num_regular, verify
+            )
+        return self
 
     def _read_mixed(self, places: RowPlaces) -> NDArray[np.float64]:
         sizes = self._run_sizes[places.run]
@@ -256,21 +179,3 @@ class SiteColumn:
         first = np.zeros(len(tile), np.int64)
         first[has_any] = (tile + places.within)[has_any] + file.shifts(file.block_of(tile[has_any]))
         return first
-
-
-def normalize_rows(rows: Rows, num_traces: int) -> Rows:
-    """Normalize rows: a slice with bounds, or indices that are checked and not consecutive."""
-    if isinstance(rows, slice):
-        start, stop, step = rows.indices(num_traces)
-        if step != 1:
-            message = f"A slice of rows must have step 1; got {rows}."
-            raise InvalidInputError(message)
-        return slice(start, max(start, stop))
-    if len(rows):
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high >= num_traces:
-            message = f"Rows must be in [0, {num_traces}); got {low} to {high}."
-            raise InvalidInputError(message)
-        if high - low == len(rows) - 1 and rows[0] == low and (np.diff(rows) == 1).all():
-            return slice(low, high + 1)
-    return rows

@@ -4,6 +4,7 @@ import mmap
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,16 +88,28 @@ class ObjectFile:
         if asked:
             begins, ends = zip(*asked, strict=True)
             self._check_bounds(min(begins), max(ends))
-            with explained(self._url):
+            with self._explained():
                 got = self._clients.repeating.get_ranges(self._key, starts=begins, ends=ends)
             answers = (self._checked(answer, *pair) for answer, pair in zip(got, asked, strict=True))
         return [next(answers) if stop > start else np.empty(0, np.uint8) for start, stop in pairs]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            with explained(self._url):
+                yield
+        except FileNotFoundError as error:
+            message = (
+                f"{self._url} was removed while a reader had it open, by `gc` perhaps. "
+                "Open the store again, at its newest version."
+            )
+            raise StoreError(message, url=self._url) from error
 
     def _load_part(self, start: int, stop: int) -> None:
         if stop <= start:
             return
         self._check_bounds(start, stop)
-        with explained(self._url):
+        with self._explained():
             answer = self._clients.repeating.get_range(self._key, start=start, end=stop)
         self._room[start:stop] = self._checked(answer, start, stop)
 

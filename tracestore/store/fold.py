@@ -22,6 +22,7 @@ __all__ = [
     "plan_fold",
     "publish_next",
     "publish_segments",
+    "segments_of",
 ]
 
 SEGMENTS = "segments"
@@ -63,11 +64,12 @@ def plan_fold(manifest: Manifest, receipts: Sequence[tuple[Receipt, str]]) -> Fo
         key = None if receipt.job is None else receipt.job.hash
         units = done.setdefault(key, set())
         has_state = any(commit.state is not None for commit in receipt.commits)
-        commit = Commit(receipt.name, checksum, key, (), has_state, set_aside=True)
+        commit = Commit(receipt.name, checksum, key, (), has_state, set_aside=True, segments=())
         if units.isdisjoint(receipt.work):
             units |= receipt.work
             commit = replace(commit, work=to_ranges(receipt.work), set_aside=False)
             if receipt.segment is not None:
+                commit = replace(commit, segments=(receipt.segment.id,))
                 segments.append(receipt.segment)
         if receipt.job is not None:
             jobs[receipt.job.hash] = receipt.job
@@ -132,7 +134,8 @@ def publish_segments(storage: Storage, segments: Sequence[SegmentEntry], *, repl
         place = min((present.index(identity) for identity in replaces), default=len(present))
         before, after = manifest.segments[:place], manifest.segments[place:]
         kept = tuple(entry for entry in after if entry.id not in set(replaces))
-        published = publish_next(storage, replace(manifest, segments=(*before, *new, *kept)), new)
+        commits = _moved(storage, manifest.commits, replaces, tuple(entry.id for entry in new))
+        published = publish_next(storage, replace(manifest, segments=(*before, *new, *kept), commits=commits), new)
         if published is not None:
             return published
 
@@ -153,6 +156,28 @@ def publish_next(storage: Storage, manifest: Manifest, new: Sequence[SegmentEntr
     types = TraceTypeBook(storage, manifest.type_pieces).extend((reader.trace_types() for reader in readers), addresses)
     changed = replace(manifest, version=manifest.version + 1, pieces=addresses.pieces, type_pieces=types.pieces)
     return publish_manifest(storage, changed)
+
+
+def segments_of(storage: Storage, commit: Commit) -> tuple[str, ...]:
+    """Ids of the segments that hold the traces of a commit."""
+    if commit.segments is not None:
+        return commit.segments
+    receipt, _ = read_receipt(storage, commit.receipt, expected=commit.checksum)
+    return () if receipt.segment is None or commit.set_aside else (receipt.segment.id,)
+
+
+def _moved(
+    storage: Storage, commits: Sequence[Commit], replaces: Sequence[str], new: tuple[str, ...]
+) -> tuple[Commit, ...]:
+    """Say of every commit where its traces are when some segments stand for others."""
+    if not replaces:
+        return tuple(commits)
+    gone, moved = set(replaces), []
+    for commit in commits:
+        ids = segments_of(storage, commit)
+        kept = tuple(identity for identity in ids if identity not in gone)
+        moved.append(replace(commit, segments=ids if kept == ids else kept + new))
+    return tuple(moved)
 
 
 def _warn_of_duplicates(plan: FoldPlan) -> None:

@@ -44,6 +44,8 @@ class Commit:
     has_state: bool
     set_aside: bool = False
     """Its work was committed before by another receipt; its segment is not part of the store."""
+    segments: tuple[str, ...] | None = None
+    """Ids of the segments that its traces are in by now; None in manifests of earlier releases: see the receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Manifest:
                 "work": commit.work,
                 "has_state": commit.has_state,
                 "set_aside": commit.set_aside,
+                **({} if commit.segments is None else {"segments": commit.segments}),
             }
             for commit in self.commits
         ]
@@ -130,6 +133,7 @@ class Manifest:
                     work=ranges_from_json(commit["work"]),
                     has_state=bool(commit["has_state"]),
                     set_aside=bool(commit["set_aside"]),
+                    segments=tuple(cast("list[str]", commit["segments"])) if "segments" in commit else None,
                 )
                 for commit in commits
             ),

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tracestore.errors import InvalidInputError
-from tracestore.store.fold import publish_next
+from tracestore.store.fold import publish_next, segments_of
 from tracestore.store.manifest import Commit, Quarantine, latest_version, read_manifest
-from tracestore.store.receipt import read_receipt
 from tracestore.store.trace_store import TraceStore
 
 __all__ = ["quarantine"]
@@ -68,10 +67,10 @@ def quarantine(store: TraceStore, segment_id: str, *, reason: str) -> int:
 
 
 def _without_work_of(store: TraceStore, commits: Sequence[Commit], segment_id: str) -> tuple[Commit, ...]:
-    """Set the commit of a segment aside; segments of planned outputs have none."""
-    changed = []
-    for commit in commits:
-        receipt, _ = read_receipt(store.storage, commit.receipt, expected=commit.checksum)
-        is_it = receipt.segment is not None and receipt.segment.id == segment_id
-        changed.append(replace(commit, work=(), has_state=False, set_aside=True) if is_it else commit)
-    return tuple(changed)
+    """Set the commits of a segment aside; a compacted one has several, one of a planned output none."""
+    return tuple(
+        replace(commit, work=(), has_state=False, set_aside=True, segments=())
+        if segment_id in segments_of(store.storage, commit)
+        else commit
+        for commit in commits
+    )

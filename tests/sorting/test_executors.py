@@ -70,3 +70,13 @@ def test_death_of_a_worker_is_an_error_and_stops_the_others(tmp_path):
 def test_number_of_workers_must_be_positive():
     with pytest.raises(InvalidInputError, match="`workers` must be at least 1; got 0"):
         ProcessExecutor(0)
+
+
+@pytest.mark.processes
+def test_tasks_run_in_spawned_processes():
+    assert sorted(ProcessExecutor(2, start_method="spawn").run(abs, [-1, 2])) == [1, 2]
+
+
+def test_unknown_start_method_is_refused():
+    with pytest.raises(InvalidInputError, match="'fork' or 'spawn'; got 'thread'"):
+        ProcessExecutor(2, start_method="thread")  # type: ignore[arg-type]

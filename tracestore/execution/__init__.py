@@ -1,6 +1,7 @@
 """Running simulators: random streams, waves of suspended runs, worker processes, prior generation into a store."""
 
 from tracestore.execution.generate import simulate
+from tracestore.execution.pieces import Piece, write_pieces
 from tracestore.execution.pool import share_out
 from tracestore.execution.provider import ProposalProvider, ProposalSession
 from tracestore.execution.streams import TraceStreams
@@ -10,6 +11,7 @@ from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
 __all__ = [
     "Ask",
     "Chunk",
+    "Piece",
     "ProposalProvider",
     "ProposalSession",
     "TraceStreams",
@@ -19,4 +21,5 @@ __all__ = [
     "run_waves",
     "share_out",
     "simulate",
+    "write_pieces",
 ]

@@ -23,8 +23,8 @@ __all__ = ["Report", "share_out"]
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-Report = Callable[[int, int], None]
-"""Tells of traces done and, among them, failed ones."""
+Report = Callable[..., None]
+"""Tells of what is done: traces and, among them, failed ones, or the traces themselves."""
 Work = Callable[[Iterator[Item], Report], None]
 
 

@@ -1,4 +1,4 @@
-"""Chunks of traces in worker processes, each writing its own segments into one store.
+"""Chunks of traces, made in worker processes and written into one store.
 
 A worker seals what it has when its parent dies or is interrupted: finished chunks are not lost, and the same call goes
 on with the others.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
-from tracestore.execution.pool import Report, share_out
+from tracestore.execution.pieces import Piece, write_pieces
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
@@ -109,19 +109,13 @@ def run_chunks(
     left = [chunk for chunk in chunks if chunk.index not in completed]
     progress = _Progress(phase, chunks, left, observer)
 
-    def write(mine: Iterator[Chunk], report: Report) -> None:
-        with store.writer(segment_seconds=segment_seconds) as writer:
-            try:
-                for chunk in mine:
-                    batch = task(chunk)
-                    writer.append(batch, work=[chunk.index])
-                    report(len(batch), len(batch.failures))
-            except BaseException:
-                writer.close()  # only whole chunks were appended, and readers may see them
-                raise
+    def produce(mine: Iterator[Chunk]) -> Iterator[Piece]:
+        for chunk in mine:
+            batch = task(chunk)
+            yield Piece(batch, chunk.index, num_failed=len(batch.failures))
 
     if left:
-        share_out(left, write, workers=workers, report=progress.advance)
+        write_pieces(store, left, produce, workers=workers, segment_seconds=segment_seconds, report=progress.advance)
     store.fold()
     progress.finish()
 

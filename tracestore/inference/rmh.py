@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
+from tracestore.execution.pieces import Piece
 from tracestore.execution.streams import TraceStreams
 from tracestore.inference.chain import Chain, Target
 from tracestore.inference.chain_states import last_states
 from tracestore.inference.conditioning import Conditioning, condition, require_positive
-from tracestore.inference.lanes import Piece, run_lanes
+from tracestore.inference.lanes import run_lanes
 from tracestore.inference.moves import Role, role_of
 from tracestore.inference.posterior import Posterior
 from tracestore.inference.rmh_config import MOVES, RMHConfig

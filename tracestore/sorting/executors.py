@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from tracestore.errors import InvalidInputError, StoreError, TracestoreError
 
@@ -56,7 +56,7 @@ class SerialExecutor:
 
 
 class ProcessExecutor:
-    """Runs each task in a process of its own, forked from this one, several at a time.
+    """Runs each task in a process of its own, several at a time.
 
     A process ends with its task, so that its memory goes back and nothing is left waiting when this process is killed.
 
@@ -64,11 +64,13 @@ class ProcessExecutor:
     ----------
     workers
         Processes at a time.
+    start_method
+        ``fork``; or ``spawn``, for stores on object stores, whose client does not survive a fork.
 
     Raises
     ------
     InvalidInputError
-        When ``workers`` is not positive.
+        When ``workers`` is not positive, or the method is neither.
 
     Examples
     --------
@@ -76,11 +78,15 @@ class ProcessExecutor:
     [1, 2, 3]
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, start_method: Literal["fork", "spawn"] = "fork") -> None:
         if workers < 1:
             message = f"`workers` must be at least 1; got {workers}."
             raise InvalidInputError(message, argument="workers", found=workers)
+        if start_method not in ("fork", "spawn"):
+            message = f"`start_method` must be 'fork' or 'spawn'; got {start_method!r}."
+            raise InvalidInputError(message, argument="start_method", found=start_method)
         self.workers = workers
+        self.start_method: Literal["fork", "spawn"] = start_method
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """Yield results as they come; stop the other processes when one fails.
@@ -97,7 +103,9 @@ class ProcessExecutor:
         StoreError
             When a process dies without a result.
         """
-        context = multiprocessing.get_context("fork")
+        context = (
+            multiprocessing.get_context("fork") if self.start_method == "fork" else multiprocessing.get_context("spawn")
+        )
         waiting = list(reversed(tasks))
         running: dict[Connection, BaseProcess] = {}
         try:

@@ -117,7 +117,7 @@ def _require_same_program(store: TraceStore, program: Simulator) -> None:
     found = store.job.fields.get("simulator") if store.job else None
     if found != program.name:
         message = (
-            f"The store {store.path} holds traces of {found!r}, not of {program.name!r}; "
+            f"The store {store.storage.url} holds traces of {found!r}, not of {program.name!r}; "
             "append to a store of the same simulator, or write to another path."
         )
         raise InvalidInputError(message, field="simulator", found=found, wanted=program.name)

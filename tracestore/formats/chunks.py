@@ -229,8 +229,11 @@ class ChunkRows:
         """Check chunks of mapped rows."""
         if self._verify == "off" or (self._verify == "first" and self._is_checked[numbers].all()):
             return
-        for number, _ in self._fetch(np.unique(numbers)):
-            self._is_checked[number] = True
+        data, offset, nbytes = self._file.data, self._index.offset, self._index.nbytes
+        for number in dict.fromkeys(numbers.tolist()):
+            if self._must_check(number):
+                start = offset[number]
+                self._check(number, data[start : start + nbytes[number]])
 
     def _must_check(self, number: int) -> bool:
         return self._verify == "always" or (self._verify == "first" and not self._is_checked[number])

@@ -144,8 +144,8 @@ def common_engine(stores: Sequence[TraceStore]) -> str:
     for store in stores:
         if store.job is None or "engine" not in store.job.fields:
             verb = store.job.verb if store.job else "no job"
-            message = f"The store {store.path} is not the output of an inference engine; it was written by {verb!r}."
-            raise InvalidInputError(message, path=str(store.path))
+            message = f"The store {store.storage.url} is not the output of an inference engine; it was written by {verb!r}."
+            raise InvalidInputError(message, path=store.storage.url)
         fields.append(store.job.fields)
     for name in ("simulator", "fingerprint", "observation"):
         found = [field.get(name) for field in fields]

@@ -103,14 +103,14 @@ def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
     pending = [receipt.name for receipt, _ in pending_receipts(source.storage, manifest)]
     if pending:
         message = (
-            f"{len(pending)} sealed segments of {source.path} are not part of its newest snapshot "
+            f"{len(pending)} sealed segments of {source.storage.url} are not part of its newest snapshot "
             f"({_some(pending)}); repeat the call that wrote them, or call `TraceStore.open(path).fold()`."
         )
         raise StoreError(message, receipts=tuple(pending))
     simulators = sorted({str(job.fields["simulator"]) for job in manifest.jobs.values() if "simulator" in job.fields})
     if len(simulators) > 1:
         message = (
-            f"{source.path} mixes traces of several simulators ({_some(simulators)}); sort them in stores of their own."
+            f"{source.storage.url} mixes traces of several simulators ({_some(simulators)}); sort them in stores of their own."
         )
         raise PlanError(message, simulators=tuple(simulators))
     return plan_sort(source.runs, _trace_bytes(source), segment_bytes=segment_bytes)

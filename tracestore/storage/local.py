@@ -133,7 +133,7 @@ class LocalStorage:
         """Remove a folder and all that is in it; the bytes it had."""
         path = self.root / folder
         nbytes = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-        if not folder.startswith(_STAGING):
+        if folder.split("/")[0] != _STAGING:
             # out of sight in one step, so that nobody finds a half
             hidden = self.staging(f"removed-{secrets.token_hex(8)}")
             hidden.parent.mkdir(parents=True, exist_ok=True)

@@ -127,14 +127,14 @@ def resolve_config(config: TrainConfig, store: TraceStore) -> TrainConfig:
     status, stream = _split_columns(store)
     num_good = int(select_traces(status, stream, "all", 0.0).sum())
     if num_good < 2:
-        message = f"Training needs at least two traces that did not fail; the store {store.path} has {num_good}."
+        message = f"Training needs at least two traces that did not fail; the store {store.storage.url} has {num_good}."
         raise InvalidInputError(message, found=num_good)
     share = max(config.validation_fraction, min(FEW_VALIDATION_TRACES / num_good, LARGEST_VALIDATION_SHARE))
     share = min(share, config.max_validation_traces / num_good)
     num_training = int(select_traces(status, stream, "train", share).sum())
     if not 0 < num_training < num_good:
         message = (
-            f"The {num_good} good traces of the store {store.path} are too few to set some aside for validation; "
+            f"The {num_good} good traces of the store {store.storage.url} are too few to set some aside for validation; "
             "simulate more."
         )
         raise InvalidInputError(message, found=num_good)
@@ -264,7 +264,7 @@ class _Training:
             if len(bad):
                 message = (
                     f"Observation {name!r} is not finite in traces {', '.join(map(str, bad[:8]))} of the store "
-                    f"{self.store.path}; train on a store without them."
+                    f"{self.store.storage.url}; train on a store without them."
                 )
                 raise InvalidInputError(message, name=name, traces=tuple(bad.tolist()))
         network = ProposalNetwork(self.store.observation_shapes, self.config.network)

@@ -1,6 +1,6 @@
 """Rows of an observation in chunks that are compressed one by one: found, checked, decoded into place."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,13 +111,15 @@ class ChunkRows:
         stop, per_chunk = start + len(out), self._rows_per_chunk
         target = _as_bytes(out)
         if self._plain is not None:
-            is_checked = self._verify != "always" and bool(self._is_checked[start:stop].all())
-            step = len(out) if is_checked or self._verify == "off" else _CHECKED_ROWS
-            # what was just hashed is copied while it is still in the cache
-            for low in range(start, stop, step):
-                high = min(low + step, stop)
-                self._touch(np.arange(low, high))
-                np.copyto(target[low - start : high - start], self._plain[low:high, : self._row_bytes])
+            plain = self._plain[:, : self._row_bytes]
+            if self._must_check_any(slice(start, stop)):
+                # what was just hashed is copied while it is still in the cache
+                for low in range(start, stop, _CHECKED_ROWS):
+                    high = min(low + _CHECKED_ROWS, stop)
+                    self._touch(range(low, high))
+                    np.copyto(target[low - start : high - start], plain[low:high])
+            else:
+                np.copyto(target, plain[start:stop])
             return
         numbers = np.arange(start // per_chunk, -(-stop // per_chunk))
         for number, data in self._fetch(numbers):
@@ -152,7 +154,8 @@ class ChunkRows:
             return
         target = _as_bytes(out)
         if self._plain is not None:
-            self._touch(rows)
+            if self._must_check_any(rows):
+                self._touch(dict.fromkeys(rows.tolist()))
             # a plain copy each is quicker than an index array, and needs no memory
             plain, width = self._plain, self._row_bytes
             for place, row in zip(places.tolist(), rows.tolist(), strict=True):
@@ -168,7 +171,8 @@ class ChunkRows:
     def _gather(self, rows: NDArray[np.int64], target: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
         """Copy mapped rows that share chunks, as they are."""
         home = rows // self._rows_per_chunk
-        self._touch(home)
+        if self._must_check_any(home):
+            self._touch(dict.fromkeys(home.tolist()))
         starts = self._index.offset[home] + (rows - home * self._rows_per_chunk) * self._row_bytes
         width, data = self._row_bytes, self._file.data
         if width < _NARROW_BYTES:
@@ -225,15 +229,25 @@ class ChunkRows:
                     self._check(number, data)
                 yield number, data
 
-    def _touch(self, numbers: NDArray[np.int64]) -> None:
-        """Check chunks of mapped rows."""
-        if self._verify == "off" or (self._verify == "first" and self._is_checked[numbers].all()):
-            return
-        data, offset, nbytes = self._file.data, self._index.offset, self._index.nbytes
-        for number in dict.fromkeys(numbers.tolist()):
+    @cached_property
+    def _plain_index(self) -> tuple[memoryview, list[int], list[int], list[int]]:
+        """The bytes of the file, and the index as plain numbers: single chunks are found without numpy's overhead."""
+        index = self._index
+        return self._file.data.data, index.offset.tolist(), index.nbytes.tolist(), index.checksum.tolist()
+
+    def _touch(self, numbers: Iterable[int]) -> None:
+        """Check chunks of a mapped file."""
+        data, offset, nbytes, checksum = self._plain_index
+        for number in numbers:
             if self._must_check(number):
                 start = offset[number]
-                self._check(number, data[start : start + nbytes[number]])
+                chunk = data[start : start + nbytes[number]]
+                if xxhash.xxh3_64_intdigest(chunk) != checksum[number]:
+                    self._check(number, np.frombuffer(chunk, np.uint8))
+                self._is_checked[number] = True
+
+    def _must_check_any(self, numbers: slice | NDArray[np.int64]) -> bool:
+        return self._verify == "always" or (self._verify == "first" and not self._is_checked[numbers].all())
 
     def _must_check(self, number: int) -> bool:
         return self._verify == "always" or (self._verify == "first" and not self._is_checked[number])

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.test_open import measure_apart
 from tracestore import TraceStore
-from tracestore.inference import importance, rmh
+from tracestore.inference import RMHConfig, importance, rmh
 from tracestore.traces import TRACE_COLUMNS, Layout, Site, TraceBatch
 
 NUM_DRAWS = 1_000_000
@@ -67,17 +67,18 @@ class DistinctDraws:
         trace = store[int(np.argmax(store.take(np.arange(len(store)), observations=()).num_sites))]
         sites = trace.layout.sites
         places = [place for place, site in enumerate(sites) if site.base.startswith(DRAW)]
-        self.head, self.tail, self.draw = sites[: places[0]], sites[places[-1] + 1 :], sites[places[0]]
+        self.head, self.tail, self.draws = sites[: places[0]], sites[places[-1] + 1 :], [sites[places[0]]]
         self.observations = {name: np.asarray(seen) for name, seen in trace.observations.items()}
         self.lengths = lengths
         self.layouts: dict[int, Layout] = {}
 
     def layout(self, length):
         if length not in self.layouts:
-            kind = self.draw
-            fields = (kind.kind, kind.is_controlled, kind.name, kind.family, kind.shape, kind.num_parameters)
-            draws = [Site(f"{kind.base}#{number}", *fields) for number in range(1, length + 1)]
-            self.layouts[length] = Layout((*self.head, *draws, *self.tail))
+            one = self.draws[0]
+            fields = (one.kind, one.is_controlled, one.name, one.family, one.shape, one.num_parameters)
+            for number in range(len(self.draws) + 1, length + 1):
+                self.draws.append(Site(f"{one.base}#{number}", *fields))
+            self.layouts[length] = Layout((*self.head, *self.draws[:length], *self.tail))
         return self.layouts[length]
 
     def batch(self, rng, num_draws, start):
@@ -154,11 +155,13 @@ def real(tmp_path_factory, request):
     from tracestore.simulators.tau import tau, test_event
 
     folder = tmp_path_factory.mktemp("real")
-    num_draws = CHAINS * max(100, int(NUM_REAL / CHAINS * request.config.getoption("--scale")))
+    scale = request.config.getoption("--scale")
+    num_draws = CHAINS * max(100, int(NUM_REAL / CHAINS * scale))
+    config = RMHConfig(warmup=max(50, int(1_000 * min(scale, 1.0))))
     observation, _ = test_event()
     return {
         "importance": importance(tau, observation, folder / "importance", num_draws=num_draws, seed=1).store,
-        "rmh": rmh(tau, observation, folder / "rmh", num_draws=num_draws, chains=CHAINS, seed=1).store,
+        "rmh": rmh(tau, observation, folder / "rmh", num_draws=num_draws, chains=CHAINS, seed=1, config=config).store,
     }
 
 
@@ -172,23 +175,34 @@ def test_real_run(real, report, engine):
         f"a draw, states/draws = {stats.num_states / len(store):.2f}, {stats.num_layouts} layouts"
     )
     report(f"    bytes a draw: {biggest(sizes, len(store))}")
+    report_codecs(report, store, sizes.total() / len(store))
 
 
-def compressed(store, file, codec):
-    """Bytes of a column file, and what a codec would leave: of plain numbers, and with their bytes split."""
-    plain = split = size = 0
-    for entry in store.segments:
-        path = store.path / "segments" / entry.id / file
-        if not path.exists():
-            continue
-        data = np.fromfile(path, np.uint8)
-        size += len(data)
-        for low in range(0, len(data) - 7, 2**20):
-            block = data[low : low + 2**20]
-            block = block[: len(block) // 8 * 8]
-            plain += len(pa.Codec(codec).compress(block.tobytes()))
-            split += len(pa.Codec(codec).compress(np.ascontiguousarray(block.reshape(-1, 8).T).tobytes()))
-    return size, plain, split
+def compressed(store, codec):
+    """Bytes by file of two segments, and what a codec would leave of their MiBs: plain, or with bytes split if less."""
+    found: dict[str, tuple[int, int]] = {}
+    for entry in store.segments[:2]:
+        for path in (store.path / "segments" / entry.id).glob("*.arrow"):
+            data, left = np.fromfile(path, np.uint8), 0
+            for low in range(0, len(data), 2**20):
+                block = data[low : low + 2**20]
+                split = block[: len(block) // 8 * 8].reshape(-1, 8).T.tobytes()
+                left += min(len(pa.Codec(codec).compress(one)) for one in (block.tobytes(), split))
+            before = found.get(path.name, (0, 0))
+            found[path.name] = (before[0] + len(data), before[1] + left)
+    return found
+
+
+def report_codecs(report, store, bytes_per_draw):
+    for codec in ("lz4", "zstd"):
+        found = compressed(store, codec)
+        before, after = (sum(sizes[place] for sizes in found.values()) for place in (0, 1))
+        most = sorted(found, key=found.__getitem__)[-4:][::-1]
+        report(
+            f"    {codec} would leave {after / before:.3f}, a million draws/target = "
+            f"{bytes_per_draw * 1e6 / TARGET * after / before:.2f}: "
+            + ", ".join(f"{file} {found[file][1] / found[file][0]:.3f}" for file in most)
+        )
 
 
 def report_store(report, path, title, cpu, peak):
@@ -201,12 +215,7 @@ def report_store(report, path, title, cpu, peak):
         f"layouts; written in {cpu:.0f} s of CPU, peak {peak / 1e6:,.0f} MB"
     )
     report(f"    bytes a draw: {biggest(sizes, num_draws)}")
-    for codec in ("lz4", "zstd"):
-        found = [(file, *compressed(store, file, codec)) for file in ("values.arrow", "constants.arrow")]
-        text = "; ".join(
-            f"{file} {plain / size:.2f} plain, {split / size:.2f} split" for file, size, plain, split in found if size
-        )
-        report(f"    {codec} would leave of {text}")
+    report_codecs(report, store, sizes.total() / num_draws)
     return sizes.total()
 
 

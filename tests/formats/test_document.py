@@ -3,8 +3,8 @@ import json
 import pytest
 
 from tracestore.errors import ChecksumError, FormatError, InvalidInputError
-from tracestore.storage import LocalStorage
 from tracestore.formats.document import decode_document, encode_document, read_document, require_format
+from tracestore.storage import LocalStorage
 
 MEMBERS = {"format": "example", "numbers": [1, 2.5, None, True], "text": "Übung \u2028 \x1f", "nested": {"a": {}}}
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-zarr = pytest.importorskip("zarr")
-
 from tests.suites.batches import make_batch, make_layout
 from tests.suites.segment_suite import LocalFormat, SegmentSuite
+
+zarr = pytest.importorskip("zarr")
 
 
 class TestZarr(SegmentSuite):

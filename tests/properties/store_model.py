@@ -97,13 +97,15 @@ class Model:
 
     def place(self, claim: Claim, rows: TraceBatch) -> None:
         """A segment is sealed, its receipt is not published."""
+        assert claim.segment is not None
         self.rows[claim.segment] = rows
         self.makers[claim.segment] = frozenset({claim.name})
         self.orphans[claim.segment] = claim
 
     def receive(self, claim: Claim) -> None:
         self.receipts[claim.name] = claim
-        self.orphans.pop(claim.segment, None)
+        if claim.segment is not None:
+            self.orphans.pop(claim.segment, None)
 
     def publish(self, **changes) -> None:
         self.versions.append(replace(self.newest, **changes))
@@ -151,7 +153,7 @@ class Model:
         kept = [identity for identity in segments[place:] if identity not in old]
         self.publish(segments=(*segments[:place], new, *kept))
 
-    def used(self) -> set[str]:
+    def used(self) -> set[str | None]:
         """Segments that a collection leaves when only the newest version is retained."""
         waiting = {self.receipts[name].segment for name in self.pending}
         return {*self.newest.segments, *self.newest.quarantined, *waiting, *self.adoptable()}

@@ -22,8 +22,8 @@ from tracestore.traces import TRACE_COLUMNS
 BACKENDS = ["arrow", "zarr"]
 NUM_WRITERS = 4
 NAMES = ["mu", "vec", "result", "unnamed~Normal#1", "dense", "count"]
-HALF = settings(
-    max_examples=max(1, settings.default.max_examples // 2),
+THIRD = settings(
+    max_examples=max(1, settings.default.max_examples // 3),
     # what the fixtures give does not change from example to example
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -132,7 +132,7 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@HALF
+@THIRD
 @given(schedule=schedules())
 def test_many_writers_make_the_store_of_one(backend, schedule):
     with TemporaryDirectory() as folder:
@@ -184,7 +184,7 @@ def segmentations(draw):
     return [[int(unit) for unit in part] for part in parts], np.random.default_rng(seed).random(num_asked)
 
 
-@HALF
+@THIRD
 @given(case=segmentations(), order=st.sampled_from(["sorted", "written"]))
 def test_backends_read_alike(both, case, order):
     segments, asked = case
@@ -194,7 +194,7 @@ def test_backends_read_alike(both, case, order):
         assert_reads_alike(zarr, arrow, (asked * len(arrow)).astype(int))
 
 
-@HALF
+@THIRD
 @given(case=segmentations(), order=st.sampled_from(["sorted", "written"]))
 def test_conversion_there_and_back_changes_nothing(both, backend, case, order):
     segments, asked = case
@@ -215,7 +215,7 @@ def test_conversion_there_and_back_changes_nothing(both, backend, case, order):
             assert [name for name in found if found[name] != expected[name]] == ["seal.json"]
 
 
-@HALF
+@THIRD
 @given(case=segmentations())
 def test_planned_segments_come_back_byte_by_byte(both, backend, case):
     other = BACKENDS[1 - BACKENDS.index(backend)]
@@ -229,10 +229,10 @@ def test_planned_segments_come_back_byte_by_byte(both, backend, case):
         assert back.segments == source.segments
 
 
-@HALF
+@THIRD
 @given(case=segmentations(), is_sorted_into_one=st.booleans())
 def test_sorting_gives_the_same_traces_in_every_backend(both, case, is_sorted_into_one):
-    segment_bytes = 2**30 if is_sorted_into_one else 5_000
+    segment_bytes = 2**30 if is_sorted_into_one else 20_000
     with TemporaryDirectory() as folder:
         stores = [write_segments(Path(folder) / name, case[0], name) for name in BACKENDS]
         sort = partial(sort_store, segment_bytes=segment_bytes)

@@ -9,8 +9,8 @@ from tracestore.errors import ChecksumError, FormatError, StoreNotFoundError
 from tracestore.formats import SegmentEntry
 from tracestore.storage import LocalStorage
 from tracestore.store.manifest import (
-    DictionaryPiece,
     Commit,
+    DictionaryPiece,
     Manifest,
     latest_version,
     manifest_file,

@@ -339,7 +339,7 @@ class SegmentSuite:
         assert runs.num_traces.sum() == 900
         assert runs.num_states.sum() == np.count_nonzero(batch.accepted) + 1
         # without the flag nothing is shared
-        fresh, entry_fresh = write(replace(batch, accepted=np.ones(900, np.bool_)), name="fresh", keep_order=keep_order)
+        _, entry_fresh = write(replace(batch, accepted=np.ones(900, np.bool_)), name="fresh", keep_order=keep_order)
         assert entry.nbytes < 0.7 * entry_fresh.nbytes
 
     def test_a_rejected_move_that_differs_in_one_bit_keeps_its_own_sites(self, write, segment_format):

@@ -144,7 +144,9 @@ def common_engine(stores: Sequence[TraceStore]) -> str:
     for store in stores:
         if store.job is None or "engine" not in store.job.fields:
             verb = store.job.verb if store.job else "no job"
-            message = f"The store {store.storage.url} is not the output of an inference engine; it was written by {verb!r}."
+            message = (
+                f"The store {store.storage.url} is not the output of an inference engine; it was written by {verb!r}."
+            )
             raise InvalidInputError(message, path=store.storage.url)
         fields.append(store.job.fields)
     for name in ("simulator", "fingerprint", "observation"):

@@ -110,7 +110,8 @@ def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
     simulators = sorted({str(job.fields["simulator"]) for job in manifest.jobs.values() if "simulator" in job.fields})
     if len(simulators) > 1:
         message = (
-            f"{source.storage.url} mixes traces of several simulators ({_some(simulators)}); sort them in stores of their own."
+            f"{source.storage.url} mixes traces of several simulators ({_some(simulators)}); sort them in stores of "
+            "their own."
         )
         raise PlanError(message, simulators=tuple(simulators))
     return plan_sort(source.runs, _trace_bytes(source), segment_bytes=segment_bytes)

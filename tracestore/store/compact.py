@@ -1,6 +1,6 @@
 """Join small segments into large ones; traces keep their order and their indices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def compact(
     done, total = 0, sum(entry.num_traces for group in groups for entry in group)
     if observer is not None:
         observer(PhaseStarted("compact", total, 0))
-    starts = dict(zip((entry.id for entry in store.segments), store.first_traces.tolist(), strict=True))
+    places = {entry.id: place for place, entry in enumerate(store.segments)}
     opened = TraceStore.at(store.storage, store.version)
     for group in groups:
         ids = [entry.id for entry in group]
@@ -124,7 +124,7 @@ def compact(
         entry = store.find_segment(identity)
         num_traces = sum(one.num_traces for one in group)
         if entry is None:
-            batches = read_blocks(opened, starts[ids[0]], num_traces, raw_bytes(group[0]) // group[0].num_traces)
+            batches = read_blocks(opened, [places[one] for one in ids])
             entry = place_segment(
                 store.storage,
                 store.backend,
@@ -142,20 +142,18 @@ def compact(
     return store.version
 
 
-def read_blocks(store: TraceStore, first: int, num_traces: int, trace_bytes: int) -> Iterator[TraceBatch]:
-    """Read consecutive traces in blocks of moderate size.
+def read_blocks(store: TraceStore, places: Iterable[int]) -> Iterator[TraceBatch]:
+    """Read the traces of some segments in blocks of moderate size, with the observations of each segment alone.
 
     Parameters
     ----------
     store
         Where they are.
-    first
-        Index of the first one.
-    num_traces
-        How many.
-    trace_bytes
-        Raw bytes of one, about.
+    places
+        Positions of the segments.
     """
-    per_block = max(1, _BLOCK_BYTES // max(trace_bytes, 1))
-    for start in range(first, first + num_traces, per_block):
-        yield store.take(np.arange(start, min(start + per_block, first + num_traces)))
+    for place in places:
+        entry, reader = store.segments[place], store.segment(place)
+        per_block = max(1, _BLOCK_BYTES * entry.num_traces // max(raw_bytes(entry), 1))
+        for start in range(0, entry.num_traces, per_block):
+            yield reader.read(slice(start, min(start + per_block, entry.num_traces)))

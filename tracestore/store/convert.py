@@ -6,7 +6,7 @@ from dataclasses import replace
 from tracestore.errors import StoreError, StoreExistsError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.formats.base import CodecChoice, SegmentEntry
-from tracestore.store.compact import raw_bytes, read_blocks
+from tracestore.store.compact import read_blocks
 from tracestore.store.dictionary_file import piece_file
 from tracestore.store.fold import pending_receipts, publish_next
 from tracestore.store.identity import IDENTITY
@@ -74,10 +74,10 @@ def convert(
     if observer is not None:
         observer(PhaseStarted("convert", len(source), 0))
     entries: list[SegmentEntry] = []
-    for first, entry in zip(source.first_traces.tolist(), source.segments, strict=True):
+    for place, (first, entry) in enumerate(zip(source.first_traces.tolist(), source.segments, strict=True)):
         found = copy.find_segment(entry.id)
         if found is None:
-            batches = read_blocks(source, first, entry.num_traces, raw_bytes(entry) // entry.num_traces)
+            batches = read_blocks(source, [place])
             found = place_segment(copy.storage, copy.backend, entry.id, batches, codec=copy.identity.codec)
         entries.append(found)
         if observer is not None:

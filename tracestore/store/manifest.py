@@ -18,6 +18,7 @@ __all__ = [
     "DictionaryPiece",
     "Manifest",
     "Quarantine",
+    "damaged_hints",
     "expire_versions",
     "latest_version",
     "manifest_file",
@@ -247,6 +248,12 @@ def latest_version(storage: Storage) -> int:
     return low
 
 
+def damaged_hints(storage: Storage, newest: int) -> list[str]:
+    """Names of the files `LATEST` and `OLDEST` that are there, but hold no number of a snapshot."""
+    known = {str(version) for version in range(1, newest + 1)}
+    return [name for name in (_LATEST, _OLDEST) if storage.exists(name) and _text(storage.read(name)) not in known]
+
+
 def manifest_file(version: int) -> str:
     """Where a snapshot is."""
     return f"{MANIFESTS}/v{version:020d}.json"
@@ -254,7 +261,11 @@ def manifest_file(version: int) -> str:
 
 def _read_number(storage: Storage, name: str) -> int:
     try:
-        text = storage.read(name).strip()
+        text = _text(storage.read(name))
     except FileNotFoundError:
         return 0
     return int(text) if text.isdigit() and len(text) <= 20 else 0
+
+
+def _text(data: bytes) -> str:
+    return data.strip().decode("ascii", "replace")

@@ -205,7 +205,7 @@ class Snapshot:
         }
 
     def _limit_fetched(self, index: int) -> None:
-        """Forget what was fetched of the segment that was used longest ago, when there are many; callers keep theirs."""
+        """Forget what was fetched of the segment that was used longest ago, when there are many."""
         self._recent[index] = None
         self._recent.move_to_end(index)
         if len(self._recent) > _FETCHED_SEGMENTS:

@@ -51,7 +51,7 @@ def measure(snapshot: Snapshot, *, num_pending: int) -> StoreStats:
         num_layouts=len(np.unique(runs.layout)),
         num_trace_types=len(np.unique(runs.trace_type)),
         num_addresses=len(snapshot.addresses),
-        num_states=sum(int(reader.runs.num_states.sum()) for reader in snapshot.segments()),
+        num_states=sum(int(runs.num_states.sum()) for runs in snapshot.runs_by_segment()),
         num_sites=int((runs.num_traces * runs.num_sites).sum()),
         max_sites=int(runs.num_sites.max(initial=0)),
         seconds=float(runs.seconds.sum()),

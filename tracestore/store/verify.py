@@ -10,7 +10,7 @@ from tracestore.formats.base import SegmentEntry, SegmentReader
 from tracestore.store.dictionary_file import piece_file, read_pieces
 from tracestore.store.fold import SEGMENTS
 from tracestore.store.identity import IDENTITY, read_identity
-from tracestore.store.manifest import latest_version, manifest_file, read_manifest
+from tracestore.store.manifest import damaged_hints, latest_version, manifest_file, read_manifest
 from tracestore.store.receipt import RECEIPTS, list_receipts, read_receipt
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.rescore import disagreements, scored_observations
@@ -88,6 +88,11 @@ def _verify_documents(store: TraceStore) -> list[Problem]:
     names = sorted({*folded, *list_receipts(storage)})
     problems = _problems_of(IDENTITY, partial(read_identity, storage))
     problems += _problems_of("manifests/LATEST", partial(latest_version, storage))
+    if not problems:
+        problems += [
+            Problem(name, f"{name} holds no number of a snapshot; remove the file, it is made again when needed.")
+            for name in damaged_hints(storage, latest_version(storage))
+        ]
     for version in range(1, store.version + 1):
         problems += _problems_of(manifest_file(version), partial(read_manifest, storage, version))
     for name in names:

@@ -11,7 +11,7 @@ from tracestore.storage import Storage
 from tracestore.store.fold import fold, publish_segments
 from tracestore.store.identity import StoreIdentity
 from tracestore.store.job import Job
-from tracestore.store.manifest import latest_version, read_manifest
+from tracestore.store.manifest import Manifest, latest_version, read_manifest
 from tracestore.store.sealed import find_segment
 from tracestore.store.sequence import TraceSequence
 from tracestore.store.snapshot import Snapshot, open_reader
@@ -104,15 +104,15 @@ class StoreWorkplace(TraceSequence):
         return self._verify
 
     def completed_work(self) -> set[int]:
-        """Units of work of this job that are published, receipts that are not folded yet included."""
-        return completed_work(self._storage, self.manifest, self._job)
+        """Units of work of this job that are published by now, receipts that are not folded yet included."""
+        return completed_work(self._storage, self._newest_manifest(), self._job)
 
     def work_states(self) -> list[tuple[list[int], JSON]]:
         """Work and state of each append of this job that gave a state, in order of receipts.
 
         Receipts are in the order in which they were folded, then by name; those of one writer in the order of writing.
         """
-        return work_states(self._storage, self.manifest, self._job)
+        return work_states(self._storage, self._newest_manifest(), self._job)
 
     def refresh(self) -> None:
         """Pin the newest snapshot."""
@@ -248,6 +248,11 @@ class StoreWorkplace(TraceSequence):
 
     def _fold_quietly(self) -> None:
         self.fold()
+
+    def _newest_manifest(self) -> Manifest:
+        """Read what is published by now: work that is done is done, whatever this object has pinned."""
+        newest = latest_version(self._storage)
+        return self.manifest if newest == self.version else read_manifest(self._storage, newest)
 
     def _pin(self, version: int) -> None:
         if version != self.version:

@@ -134,8 +134,8 @@ def resolve_config(config: TrainConfig, store: TraceStore) -> TrainConfig:
     num_training = int(select_traces(status, stream, "train", share).sum())
     if not 0 < num_training < num_good:
         message = (
-            f"The {num_good} good traces of the store {store.storage.url} are too few to set some aside for validation; "
-            "simulate more."
+            f"The {num_good} good traces of the store {store.storage.url} are too few to set some aside for "
+            "validation; simulate more."
         )
         raise InvalidInputError(message, found=num_good)
     # about a hundred steps in a pass, by a power of two

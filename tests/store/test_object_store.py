@@ -118,8 +118,7 @@ def test_store_is_read_as_it_was_written(place, store, tmp_path, backend):
             assert np.array_equal(left, right)
     rows = np.random.default_rng(1).integers(0, 160, 50)
     assert_same(found.take(rows), local.take(rows))
-    pairs = zip(found.batches(30), local.batches(30), strict=True)
-    for left, right in pairs:
+    for left, right in zip(found.batches(30), local.batches(30), strict=True):
         assert_same(left, right)
     assert np.array_equal(found.column("log_prior"), local.column("log_prior"))
     assert list(found.addresses) == list(local.addresses)
@@ -237,10 +236,10 @@ def test_publication_that_died_is_made_by_the_next_fold(place, store, monkeypatc
         dying_at(patch, "manifests/")
         with pytest.raises(Died):
             writer.close()
-    require_pending = open_store(place)
-    assert (len(require_pending), require_pending.stats().num_pending) == (160, 1)
-    require_pending.fold()
-    require_whole(require_pending, range(5))
+    again = open_store(place)
+    assert (len(again), again.stats().num_pending) == (160, 1)
+    again.fold()
+    require_whole(again, range(5))
 
 
 # ------------------------------------------------------------------------------------------------------ maintenance
@@ -391,9 +390,8 @@ class TestProcesses:
         place = object_url()
         make_store(place, backend, ())
         context = multiprocessing.get_context("spawn")
-        writers = [
-            context.Process(target=write_units, args=(place, range(first, 6, 3)), daemon=True) for first in range(3)
-        ]
+        parts = [range(first, 6, 3) for first in range(3)]
+        writers = [context.Process(target=write_units, args=(place, part), daemon=True) for part in parts]
         for writer in writers:
             writer.start()
         for writer in writers:

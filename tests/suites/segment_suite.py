@@ -326,7 +326,7 @@ class SegmentSuite:
         batch = make_chain(1, 900)
         order = cut_segment([batch], keep_order=keep_order).order
         expected = batch.take(order)
-        directory, entry = write(batch, keep_order=keep_order)
+        directory, entry = write(batch, keep_order=keep_order, codec="none")
         reader = segment_format.open_segment(directory, entry)
         rng = np.random.default_rng(2)
         for rows in (np.arange(900), rng.integers(0, 900, 80), np.arange(100, 130), np.array([5])):
@@ -339,7 +339,9 @@ class SegmentSuite:
         assert runs.num_traces.sum() == 900
         assert runs.num_states.sum() == np.count_nonzero(batch.accepted) + 1
         # without the flag nothing is shared
-        _, entry_fresh = write(replace(batch, accepted=np.ones(900, np.bool_)), name="fresh", keep_order=keep_order)
+        _, entry_fresh = write(
+            replace(batch, accepted=np.ones(900, np.bool_)), name="fresh", keep_order=keep_order, codec="none"
+        )
         assert entry.nbytes < 0.7 * entry_fresh.nbytes
 
     def test_a_rejected_move_that_differs_in_one_bit_keeps_its_own_sites(self, write, segment_format):
@@ -348,6 +350,59 @@ class SegmentSuite:
         batch.values[batch.value_offsets[row]] = np.nextafter(batch.values[batch.value_offsets[row]], 9.0)
         directory, entry = write(batch, keep_order=True)
         assert_same(segment_format.open_segment(directory, entry).read(slice(None)), batch)
+
+    @pytest.fixture
+    def walk(self):
+        """Chains whose moves change one number of thirty: several blocks of values that compress well."""
+        rng = np.random.default_rng(5)
+        batch = make_batch(5, 12_000, [make_layout(27, observed=())])
+        values = batch.values.reshape(12_000, -1)
+        changed = rng.integers(0, values.shape[1], 12_000)
+        last = np.zeros(values.shape[1], np.int64)
+        for row in range(12_000):
+            last[changed[row]] = row
+            values[row] = values[last, np.arange(values.shape[1])]
+        return batch
+
+    def test_site_columns_that_compress_well_are_compressed(self, write, segment_format, walk):
+        directory, entry = write(walk, keep_order=True)
+        reader = segment_format.open_segment(directory, entry)
+        file = self.column_file.format("values")
+        assert reader._files.records[file]["codec"] == "zstd"
+        assert len(reader._files.records[file]["rows"]) > 2
+        assert reader.file_sizes()[file] < walk.values.nbytes / 5
+        assert self.column_file.format("checks") not in reader.file_sizes()
+        assert "codec" not in reader._files.records[self.column_file.format("log_probs")]
+        assert reader.kept_bytes == 0
+        rng = np.random.default_rng(1)
+        for rows in (np.arange(40), rng.integers(0, 12_000, 64), np.arange(12_000)):
+            assert_same(reader.read(rows), walk.take(rows))
+        assert reader.kept_bytes == walk.values.nbytes
+        values, rows = segment_format.open_segment(directory, entry).values("loop~Normal#9")
+        wanted, present = walk.named("loop~Normal#9")
+        assert np.array_equal(values, wanted[present])
+        plain_directory, plain = write(walk, name="plain", codec="none", keep_order=True)
+        assert plain.nbytes - entry.nbytes > 0.7 * walk.values.nbytes
+        assert_same(segment_format.open_segment(plain_directory, plain).read(slice(None)), walk)
+
+    @pytest.mark.parametrize("verify", ["first", "always", "off"])
+    def test_damage_in_a_compressed_site_column_names_the_block(self, write, segment_format, walk, verify):
+        directory, entry = write(walk, keep_order=True)
+        file = self.column_file.format("values")
+        record = segment_format.open_segment(directory, entry)._files.records[file]
+        path = directory / file
+        data = bytearray(path.read_bytes())
+        data[record["offsets"][1] + record["nbytes"][1] // 2] ^= 2
+        path.write_bytes(data)
+        reader = segment_format.open_segment(directory, entry, verify=verify)
+        assert_same(reader.read(slice(0, 50)), walk.take(np.arange(50)))
+        if verify == "off":
+            with contextlib.suppress(FormatError):
+                assert not np.array_equal(reader.read(slice(None)).values, walk.values)
+        else:
+            with pytest.raises(ChecksumError, match=rf"{re.escape(file)}, block 1,"):
+                reader.read(slice(None))
+        assert any(file in message for _, message in reader.problems(deep=True))
 
     def test_layouts_of_one_trace_are_in_no_table(self, write, segment_format):
         layouts = [make_layout(num_draws, vectors=num_draws % 2) for num_draws in range(1, 120)]

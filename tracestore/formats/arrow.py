@@ -16,13 +16,14 @@ from tracestore.formats.base import CodecChoice, ObservationInfo, SegmentEntry, 
 from tracestore.formats.blocks import BlockFile
 from tracestore.formats.chunks import ChunkIndex, ChunkRows
 from tracestore.formats.codecs import rows_per_chunk
+from tracestore.formats.coded_blocks import coded_record
 from tracestore.formats.document import JSON
 from tracestore.formats.ipc import BlockWriter, ChunkWriter, decode_chunk, read_table, write_table
 from tracestore.formats.observation_column import BlockRows, StoredRows
 from tracestore.formats.observations import ObservationRows
 from tracestore.formats.reader import ColumnarReader
 from tracestore.formats.segment_files import SegmentFiles, read_any_seal
-from tracestore.formats.segment_writer import BLOCK_BYTES, Files, write_traces
+from tracestore.formats.segment_writer import BLOCK_BYTES, Files, table_codec, write_traces
 from tracestore.storage import Storage
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.layout import Layout
@@ -174,11 +175,24 @@ class ArrowSink:
 
     def table(self, name: str, columns: Mapping[str, pa.Array]) -> None:
         """Write a table with at least one row."""
-        self.files[f"{name}.arrow"] = write_table(self.directory / f"{name}.arrow", columns)
+        file = f"{name}.arrow"
+        self.files[file] = write_table(self.directory / file, columns, table_codec(name, columns))
 
-    def column(self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]) -> None:
+    def column(
+        self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]], codec: str = "none"
+    ) -> None:
         """Write a flat column with at least one number."""
-        self._write_blocks(f"{name}.arrow", dtype, blocks)
+        file = f"{name}.arrow"
+        if codec == "none":
+            self._write_blocks(file, dtype, blocks)
+            return
+        writer, rows = ChunkWriter(self.directory / file, dtype, codec), []
+        for block in blocks:
+            writer.write(block)
+            rows.append(len(block))
+        record, index = writer.close()
+        places = index.offset.tolist(), index.nbytes.tolist(), index.checksum.tolist()
+        self.files[file] = coded_record(record, codec, rows, *places)
 
     def trace_columns(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
         """Write columns with one number per trace; at least one."""
@@ -243,6 +257,10 @@ class ArrowFiles(SegmentFiles):
     def column(self, name: str, dtype: str) -> BlockFile | None:
         """Open a flat column; None when it has no rows."""
         return self.block_file(f"{name}.arrow", [np.dtype(dtype)])
+
+    def decode_block(self, codec: str, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """Decode a block of a flat column."""
+        decode_chunk(codec, data, out)
 
     def trace_columns(self, dtypes: Mapping[str, np.dtype[np.generic]]) -> Mapping[str, tuple[BlockFile, int]]:
         """Open columns with one number per trace: by name the file, and the place of the column in it."""

@@ -156,6 +156,10 @@ class SegmentReader(Protocol):
         """Number of rows."""
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes that were fetched or decoded and stay in memory; a new reader begins with none."""
+
+    @property
     def layouts(self) -> Sequence[Layout]:
         """Distinct layouts, built when touched."""
 

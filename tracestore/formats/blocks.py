@@ -6,6 +6,7 @@ needs no threads, no locks and no parsing, and survives a fork. Of a remote file
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
@@ -18,7 +19,7 @@ from tracestore.formats.base import Verify
 from tracestore.formats.document import JSON
 from tracestore.storage import File, Storage
 
-__all__ = ["BlockFile", "check_range", "checksums", "open_file"]
+__all__ = ["BlockFile", "Kept", "check_range", "checksums", "open_file"]
 
 
 def open_file(storage: Storage, file: str, name: str, size: int) -> File:
@@ -51,6 +52,13 @@ def open_file(storage: Storage, file: str, name: str, size: int) -> File:
     return opened
 
 
+@dataclass
+class Kept:
+    """Bytes that the files of a segment keep in memory."""
+
+    nbytes: int = 0
+
+
 class BlockFile:
     """Reads a column file by element, mapped, checking each block when it is touched.
 
@@ -68,6 +76,8 @@ class BlockFile:
         Type of each column.
     verify
         When to compare checksums.
+    kept
+        Counts the bytes that stay in memory: those fetched of a remote file.
     """
 
     def __init__(
@@ -78,11 +88,13 @@ class BlockFile:
         record: Mapping[str, JSON],
         dtypes: Sequence[np.dtype[np.generic]],
         verify: Verify,
+        kept: Kept,
     ) -> None:
         self.name = name
         self._storage, self._path = storage, file
         self._dtypes = dtypes
         self._verify = verify
+        self._kept = kept
         self._size = cast("int", record["size"])
         rows = np.array(record["rows"], np.int64)
         self.first = np.concatenate([[0], np.cumsum(rows)])
@@ -141,6 +153,10 @@ class BlockFile:
         """Return the file as one flat array of the column's type; use only elements of checked blocks."""
         return self._maps[column]
 
+    def expect(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Say which elements of the flat map of a local file, ascending, will be read next."""
+        self._file.expect(starts * self._dtypes[0].itemsize, stops * self._dtypes[0].itemsize)
+
     def view(self, block: int, start: int, stop: int, column: int = 0) -> NDArray[np.generic]:
         """View elements of one block, zero copy; `start` and `stop` count from the beginning of the file."""
         self.touch(block)
@@ -185,6 +201,8 @@ class BlockFile:
     def _check(self, index: int) -> None:
         start, stop = int(self._ends[index - 1]) if index else 0, int(self._ends[index])
         self._file.load(start, stop)
+        if not self._storage.is_local and not self._is_checked[index]:
+            self._kept.nbytes += stop - start
         if self._verify != "off":
             check_range(self._file.data[start:stop], self._checksums[index], self.name, index)
         self._is_checked[index] = True

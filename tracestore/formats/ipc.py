@@ -155,11 +155,12 @@ def decode_chunk(codec: str, data: NDArray[np.uint8], out: NDArray[np.uint8]) ->
     out[:] = np.frombuffer(pa.Codec(codec).decompress(pa.py_buffer(data), len(out)), np.uint8)
 
 
-def write_table(path: Path, columns: Mapping[str, pa.Array]) -> dict[str, JSON]:
-    """Write a small table; return what the seal records of it."""
+def write_table(path: Path, columns: Mapping[str, pa.Array], codec: str | None = None) -> dict[str, JSON]:
+    """Write a table, compressed by Arrow if a codec is given; return what the seal records of it."""
     fields = [pa.field(name, array.type, nullable=False) for name, array in columns.items()]
     schema = pa.schema(fields)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
         writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
     data = np.frombuffer(path.read_bytes(), np.uint8)
     return {"size": len(data), "ends": [len(data)], "checksums": checksums(data, [len(data)])}

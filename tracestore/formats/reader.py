@@ -17,7 +17,7 @@ from tracestore.formats.dictionary import Dictionary, LayoutSequence, LooseLayou
 from tracestore.formats.observation_column import ObservationColumn
 from tracestore.formats.segment_files import SegmentFiles
 from tracestore.formats.site_columns import SiteColumn
-from tracestore.formats.tile_places import StateRuns, find_tiles, locate_states, normalize_rows
+from tracestore.formats.tile_places import StateRuns, count_up, find_tiles, locate_states, normalize_rows
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 from tracestore.traces.layout import Layout
 
@@ -51,6 +51,11 @@ class ColumnarReader:
     def num_traces(self) -> int:
         """Number of rows."""
         return self.entry.num_traces
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that were fetched or decoded and stay in memory."""
+        return self._files.kept.nbytes
 
     @property
     def layouts(self) -> LayoutSequence:
@@ -147,7 +152,8 @@ class ColumnarReader:
             When values differ in shape between layouts.
         """
         if name in self.observations:
-            rows = self._rows_of(np.flatnonzero(self._dictionary.observes(name)))
+            runs = np.flatnonzero(self._dictionary.observes(name)[self.runs.layout])
+            rows = count_up(self.runs.first[runs], self.runs.num_traces[runs])
             return (self.observation(name, rows), rows) if len(rows) else None
         found = self._dictionary.find(name)
         if not found:
@@ -158,15 +164,19 @@ class ColumnarReader:
             raise TraceTypeMismatchError(message, name=name)
         parts, all_rows = [], []
         for sites in found:
-            rows = self._rows_of(sites.layout)
+            runs = np.flatnonzero(np.isin(self.runs.layout, sites.layout))
+            rows = count_up(self.runs.first[runs], self.runs.num_traces[runs])
             all_rows.append(rows)
             if sites.observation:
                 parts.append(self.observation(sites.observation, rows))
                 continue
-            places = locate_states(self._state_runs, self._states_of(rows))
-            index = sites.value_index[np.searchsorted(sites.layout, places.layout)]
+            index = sites.value_index[np.searchsorted(sites.layout, self.runs.layout[runs])]
             width = int(np.prod(sites.shape, dtype=np.int64))
-            parts.append(self._site_columns[0].read_slots(places, index, width).reshape(len(rows), *sites.shape))
+            values = self._site_columns[0].read_runs(runs, index, width)
+            if self._states is not None:
+                states = self._states_of(rows)
+                values = values[np.cumsum(np.diff(states, prepend=states[:1]) != 0)]
+            parts.append(values.reshape(len(rows), *sites.shape))
         if len(parts) == 1:
             return parts[0], all_rows[0]
         order = np.argsort(np.concatenate(all_rows), kind="stable")
@@ -174,13 +184,11 @@ class ColumnarReader:
 
     def observation(self, name: str, rows: Rows) -> NDArray[np.generic]:
         """Read an observation, shape ``(num_rows, *shape)``; a broadcast view when it is constant."""
-        rows = normalize_rows(rows, self.num_traces)
-        return self._observation(name, rows)
+        return self._observation(name, normalize_rows(rows, self.num_traces))
 
     def has_observation(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the layouts of the rows have the named observe, shape ``(num_rows,)``."""
-        run = np.searchsorted(self.runs.first, rows, "right") - 1
-        return self._dictionary.observes(name)[self.runs.layout[run]]
+        return self._dictionary.observes(name)[self.runs.layout[np.searchsorted(self.runs.first, rows, "right") - 1]]
 
     def constant_observation(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic] | None:
         """Return the row of the observation that all the given rows share; None when the segment keeps each."""
@@ -243,8 +251,7 @@ class ColumnarReader:
 
     def problems(self, *, deep: bool = False) -> list[tuple[str, str]]:
         """Check files and references, with `deep` every byte; pairs of file and problem."""
-        found = self._files.problems(deep=deep)
-        if found:
+        if found := self._files.problems(deep=deep):
             return found
         try:
             for index, layout in enumerate(self.layouts):
@@ -299,7 +306,7 @@ class ColumnarReader:
             )
             for index, name in enumerate(SITE_COLUMNS)
         )
-        if self._files.storage.is_local and self._files.verify != "off":
+        if self._files.storage.is_local:
             values = values.with_checks(self._files.column("checks", "<u8"), self._files.verify)
         return values, log_probs, parameters
 
@@ -376,15 +383,6 @@ class ColumnarReader:
             return {}
         found = np.minimum(np.searchsorted(failed, rows), len(failed) - 1)
         return {int(place): reasons[found[place]] for place in np.flatnonzero(failed[found] == rows)}
-
-    def _rows_of(self, layouts: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Rows of the runs of some layouts, ascending."""
-        runs = np.flatnonzero(np.isin(self.runs.layout, layouts))
-        sizes = self.runs.num_traces[runs]
-        ends = np.cumsum(sizes)
-        total = int(ends[-1]) if len(ends) else 0
-        rows: NDArray[np.int64] = np.arange(total) + np.repeat(self.runs.first[runs] - (ends - sizes), sizes)
-        return rows
 
     def _empty(self, names: Collection[str]) -> TraceBatch:
         empty = np.empty(0)

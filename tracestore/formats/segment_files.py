@@ -4,22 +4,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tracestore.errors import ChecksumError, FormatError
 from tracestore.formats.base import ObservationInfo, SegmentEntry, SegmentRuns, Verify
-from tracestore.formats.blocks import BlockFile, check_range, open_file
+from tracestore.formats.blocks import BlockFile, Kept, check_range, open_file
 from tracestore.formats.chunks import ChunkIndex
+from tracestore.formats.coded_blocks import CodedBlockFile
 from tracestore.formats.columns import SITE_COLUMNS, Constants
 from tracestore.formats.document import JSON, read_document, require_format
 from tracestore.formats.observation_column import StoredRows
 from tracestore.storage import Storage
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["SEAL", "SegmentFiles", "read_any_seal"]
 
@@ -46,6 +45,7 @@ class SegmentFiles(ABC):
         self.storage = storage
         self.entry = entry
         self.verify: Verify = verify
+        self.kept = Kept()
 
     @abstractmethod
     def table(self, name: str) -> pa.Table | None:
@@ -96,7 +96,16 @@ class SegmentFiles(ABC):
         record = self.records.get(file)
         if record is None:
             return None
-        return BlockFile(self.storage, file, self.path_name(file), record, dtypes, self.verify)
+        name = self.path_name(file)
+        if "codec" in record:
+            return CodedBlockFile(
+                self.storage, file, name, record, dtypes[0], self.verify, self.kept, self.decode_block
+            )
+        return BlockFile(self.storage, file, name, record, dtypes, self.verify, self.kept)
+
+    @abstractmethod
+    def decode_block(self, codec: str, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """Decode the stored bytes of a block of a flat column into a flat array of the size of its numbers."""
 
     def constants(self) -> list[Constants]:
         """Constants of each site column."""
@@ -182,7 +191,7 @@ class SegmentFiles(ABC):
                 found.append((name, str(error)))
                 continue
             ends, checksums = cast("list[int]", record["ends"]), cast("list[str]", record["checksums"])
-            if not deep and ("rows" in record or record.get("chunked")):
+            if not deep and ("rows" in record or "chunked" in record):
                 continue
             start = 0
             for index, (end, checksum) in enumerate(zip(ends, checksums, strict=True)):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tracestore.errors import InvalidInputError
 from tracestore.formats.base import CodecChoice, SegmentEntry
 from tracestore.formats.chunks import ChunkIndex
-from tracestore.formats.codecs import CODECS, SAMPLE_ROWS, choose_codec
+from tracestore.formats.codecs import CODECS, SAMPLE_ROWS, choose_codec, choose_site_codec
 from tracestore.formats.columns import SITE_COLUMNS, SegmentColumns, cut_segment
 from tracestore.formats.dictionary import dictionary_tables
 from tracestore.formats.document import JSON, encode_document
@@ -23,7 +23,7 @@ from tracestore.formats.slot_checks import LEAST_CHECKED_STATES, checks_of_tile
 from tracestore.storage import LocalStorage, flush_file
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 
-__all__ = ["BLOCK_BYTES", "Files", "SegmentSink", "require_codecs", "write_traces"]
+__all__ = ["BLOCK_BYTES", "Files", "SegmentSink", "require_codecs", "table_codec", "write_traces"]
 
 BLOCK_BYTES = 2**20
 """Target size of a block."""
@@ -49,7 +49,9 @@ class SegmentSink(Protocol):
     def table(self, name: str, columns: Mapping[str, pa.Array]) -> None:
         """Write a table with at least one row."""
 
-    def column(self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]) -> None:
+    def column(
+        self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]], codec: str = "none"
+    ) -> None:
         """Write a flat column with at least one number."""
 
     def trace_columns(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
@@ -62,6 +64,12 @@ class SegmentSink(Protocol):
 
     def finish(self, members: Mapping[str, JSON]) -> None:
         """Write what the encoding needs besides, given the members of the seal."""
+
+
+def table_codec(name: str, columns: Mapping[str, pa.Array]) -> str | None:
+    """Codec of a table; those that readers of many segments read, and small ones, are not compressed."""
+    nbytes = sum(column.nbytes for column in columns.values())
+    return None if name in ("runs", "chunks") or nbytes < _LEAST_COMPRESSED_BYTES else "zstd"
 
 
 def write_traces(
@@ -94,7 +102,7 @@ def write_traces(
     columns = cut_segment(batches, keep_order=keep_order)
     _write_tables(sink, columns)
     constants = _write_trace_columns(sink, columns.batch)
-    _write_site_columns(sink, columns)
+    _write_site_columns(sink, columns, codec)
     records = _write_observations(sink, observations, columns.order, codec, is_remote=is_remote)
     members: dict[str, Any] = {
         "format": "tracestore-segment",
@@ -184,7 +192,7 @@ def _write_trace_columns(sink: SegmentSink, batch: TraceBatch) -> dict[str, str]
     return constants
 
 
-def _write_site_columns(sink: SegmentSink, columns: SegmentColumns) -> None:
+def _write_site_columns(sink: SegmentSink, columns: SegmentColumns, codec: CodecChoice) -> None:
     checks: list[int] = []
     for index, name in enumerate(SITE_COLUMNS):
         tiles: Iterable[NDArray[np.float64]] = (tile for _, tile in columns.tiles(index))
@@ -192,8 +200,12 @@ def _write_site_columns(sink: SegmentSink, columns: SegmentColumns) -> None:
             tiles = _with_checks(columns, checks)
         blocks = _join_tiles(tiles)
         first = next(blocks, None)
-        if first is not None:
-            sink.column(name, np.dtype("<f8"), itertools.chain([first], blocks))
+        if first is None:
+            continue
+        chosen = choose_site_codec(first, codec)
+        sink.column(name, np.dtype("<f8"), itertools.chain([first], blocks), chosen)
+        if name == "values" and chosen != "none":
+            checks.clear()  # compressed blocks are read whole
     if checks:
         sink.column("checks", np.dtype("<u8"), _in_blocks(np.array(checks, np.uint64)))
 

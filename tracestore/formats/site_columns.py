@@ -8,8 +8,16 @@ from numpy.typing import NDArray
 from tracestore.formats.base import Verify
 from tracestore.formats.blocks import BlockFile
 from tracestore.formats.columns import StoredNumbers
-from tracestore.formats.slot_checks import SlotChecks
-from tracestore.formats.tile_places import RowPlaces, StateRuns, TilePart
+from tracestore.formats.slot_checks import LEAST_CHECKED_STATES, SlotChecks
+from tracestore.formats.tile_places import (
+    RowPlaces,
+    SlotPlaces,
+    StateRuns,
+    TilePart,
+    count_up,
+    locate_states,
+    locate_tiles,
+)
 
 __all__ = ["SiteColumn"]
 
@@ -49,6 +57,8 @@ class SiteColumn:
         """Numbers of a state of each run."""
         self._run_slots = np.where(is_loose, stored_of_run, slots[regular])
         """Those of them that are stored."""
+        self._is_long = (runs.num_states >= LEAST_CHECKED_STATES) & ~is_loose
+        """Whether slots of the tiles of each run are worth being taken one by one."""
 
     def read(self, places: RowPlaces) -> NDArray[np.float64]:
         """Read all numbers of rows, trace by trace, flat."""
@@ -91,51 +101,71 @@ class SiteColumn:
         out[:] = stored.constant[numbers]
         return stored.slot[numbers] >= 0
 
-    def read_slots(self, places: RowPlaces, index: NDArray[np.int64], width: int) -> NDArray[np.float64]:
-        """Read some neighboring numbers of rows: ``(num_rows, width)``.
+    def read_runs(self, runs: NDArray[np.int64], index: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+        """Read some neighboring numbers of all states of runs: ``(num_states, width)``.
 
         Parameters
         ----------
-        places
-            The rows.
+        runs
+            The runs.
         index
-            First of the numbers within a trace, per row.
+            First of the numbers within a trace, per run.
         width
             How many.
         """
-        has_checks = np.zeros(len(index), np.bool_) if self._checks is None else self._checks.has_any[places.run]
-        if not has_checks.any():
-            return self._read_slots(places, index, width)
-        out = np.empty((len(index), width))
-        for chosen, checks in ((has_checks, self._checks), (~has_checks, None)):
-            if chosen.any():
-                out[chosen] = self._read_slots(places.take(chosen), index[chosen], width, checks)
+        sizes = self._runs.num_states[runs]
+        begins = np.cumsum(sizes) - sizes
+        out = np.empty((int(sizes.sum()), width))
+        is_long = self._is_long[runs]
+        if is_long.any():
+            long, counts = runs[is_long], self._runs.num_tiles[runs[is_long]]
+            tiles = locate_tiles(self._runs, long)
+            rows = np.repeat(begins[is_long], counts) + tiles.before
+            self._copy_tiles(tiles, np.repeat(index[is_long], counts), rows, out)
+        if not is_long.all():
+            short, counts = runs[~is_long], sizes[~is_long]
+            places = locate_states(self._runs, count_up(self._runs.first[short], counts))
+            numbers = np.repeat(index[~is_long], counts)[:, None] + np.arange(width)
+            row = np.repeat(np.arange(len(numbers)), width)
+            found = self._gather(places, row, numbers.reshape(-1))
+            out[count_up(begins[~is_long], counts)] = found.reshape(-1, width)
         return out
 
-    def _read_slots(
-        self, places: RowPlaces, index: NDArray[np.int64], width: int, checks: SlotChecks | None = None
-    ) -> NDArray[np.float64]:
-        """Read neighboring numbers of rows, checked slot by slot, or by block without `checks`."""
-        numbers = (index[:, None] + np.arange(width)).reshape(-1)
-        row = np.repeat(np.arange(len(index)), width)
-        if checks is None:
-            return self._gather(places, row, numbers).reshape(-1, width)
-        slots, out = self._slots_of(places.layout[row], numbers)
+    def _copy_tiles(
+        self, tiles: RowPlaces, index: NDArray[np.int64], rows: NDArray[np.int64], out: NDArray[np.float64]
+    ) -> None:
+        """Copy neighboring numbers of whole tiles, slot by slot, to `out`, where each tile begins at one of `rows`."""
+        width = out.shape[1]
+        tile, column = np.repeat(np.arange(len(rows)), width), np.tile(np.arange(width), len(rows))
+        slots, constants = self._slots_of(tiles.layout[tile], index[tile] + column)
         is_stored = slots >= 0
-        if is_stored.any():
-            file, row, slots = checks.column, row[is_stored], slots[is_stored]
-            checks.touch(places, row, slots)
-            tile = self._starts[places.run] + places.before * self._run_slots[places.run]
-            first = tile + places.within + file.shifts_unchecked(file.block_of(tile))
-            out[is_stored] = file.map()[first[row] + slots * places.tile_states[row]]
-        return out.reshape(-1, width)
+        places = self._locate_slots(tiles, tile[is_stored], slots[is_stored])
+        first = np.full(len(tile), -1)
+        flat, first[is_stored] = self._touch(places)
+        lists = (part.tolist() for part in (rows[tile], tiles.tile_states[tile], column, first, constants))
+        for row, size, number, place, constant in zip(*lists, strict=True):
+            out[row : row + size, number] = constant if place < 0 else flat[place : place + size]
+
+    def _locate_slots(self, tiles: RowPlaces, tile: NDArray[np.int64], slots: NDArray[np.int64]) -> SlotPlaces:
+        """Find slots in the column; `tile` is the position in `tiles` of each."""
+        run, before, size = tiles.run[tile], tiles.before[tile], tiles.tile_states[tile]
+        start = self._starts[run] + before * self._run_slots[run] + slots * size
+        return SlotPlaces(run, before // self._runs.tile_states[run], slots, start, size)
+
+    def _touch(self, places: SlotPlaces) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """Check slots, or their blocks where there are no checksums of slots; the mapped file, and where they begin."""
+        if self.file is None or not len(places.start):
+            return np.empty(0), places.start
+        blocks = self.file.block_of(places.start)
+        if self._checks is None:
+            return self.file.map(), places.start + self.file.shifts(blocks)
+        self._checks.touch(places)
+        return self.file.map(), places.start + self.file.shifts_unchecked(blocks)
 
     def with_checks(self, checks: BlockFile | None, verify: Verify) -> "SiteColumn":
         """Use checksums of single slots where there are some; they spare the others."""
         if checks is not None and self.file is not None:
-            self._checks = SlotChecks(
-                self.file, checks, self._starts, self._runs, self._run_slots, self._num_regular, verify
-            )
+            self._checks = SlotChecks(self.file, checks, self._is_long, self._runs.num_tiles, self._run_slots, verify)
         return self
 
     def _read_mixed(self, places: RowPlaces) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tracestore.errors import ChecksumError
 from tracestore.formats.base import Verify
 from tracestore.formats.blocks import BlockFile
-from tracestore.formats.tile_places import RowPlaces, StateRuns
+from tracestore.formats.tile_places import SlotPlaces
 
 __all__ = ["LEAST_CHECKED_STATES", "SlotChecks", "checks_of_tile"]
 
@@ -32,14 +32,12 @@ class SlotChecks:
         The column.
     checks
         Their checksums: for each run that has any, tile after tile, slot after slot.
-    starts
-        First element of each run in the column.
-    runs
-        The run directory.
+    has_any
+        Whether each run has checksums of its slots, shape ``(num_runs,)``.
+    num_tiles
+        Tiles of each run.
     run_slots
         Slots of a state of each run.
-    num_regular
-        Layouts that are not loose.
     verify
         When to compare checksums.
     """
@@ -48,64 +46,51 @@ class SlotChecks:
         self,
         column: BlockFile,
         checks: BlockFile,
-        starts: NDArray[np.int64],
-        runs: StateRuns,
+        has_any: NDArray[np.bool_],
+        num_tiles: NDArray[np.int64],
         run_slots: NDArray[np.int64],
-        num_regular: int,
         verify: Verify,
     ) -> None:
         self.column = column
         self._checks = checks
-        self._starts = starts
-        self._runs = runs
         self._run_slots = run_slots
         self._verify = verify
-        self.has_any = (runs.num_states >= LEAST_CHECKED_STATES) & (runs.layout < num_regular)
-        """Whether each run has checksums of its slots, shape ``(num_runs,)``."""
-        num_tiles = -(-runs.num_states // runs.tile_states)
-        counts = np.where(self.has_any, num_tiles * run_slots, 0)
+        counts = np.where(has_any, num_tiles * run_slots, 0)
         self._first = np.cumsum(counts) - counts
         self._is_checked = np.zeros(int(counts.sum()), np.bool_)
 
-    def touch(self, places: RowPlaces, row: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
-        """Check slots of the tiles of rows, each once.
+    def touch(self, places: SlotPlaces) -> None:
+        """Check slots as `verify` asks, and have the disk fetch those that are new, all at once and nothing else.
 
         Parameters
         ----------
         places
-            The rows; all of runs that have checksums of slots.
-        row
-            Position in `places` of each number.
-        slots
-            Slot of each number.
+            The slots, each once, in order; all of runs that have checksums of slots.
 
         Raises
         ------
         ChecksumError
             When the bytes of a slot changed.
         """
-        run = places.run[row]
-        tile = places.before[row] // self._runs.tile_states[run]
-        numbers = self._first[run] + tile * self._run_slots[run] + slots
-        # rows come in order, so most repeats follow each other
-        first = np.flatnonzero(np.diff(numbers, prepend=-1))
-        if self._verify == "first":
-            first = first[~self._is_checked[numbers[first]]]
-        for place in first[np.unique(numbers[first], return_index=True)[1]].tolist():
-            self._check(int(numbers[place]), int(run[place]), int(slots[place]), places, int(row[place]))
+        numbers = self._first[places.run] + places.tile * self._run_slots[places.run] + places.slot
+        wanted = ~self._is_checked[numbers] | (self._verify == "always")
+        numbers, starts, sizes = numbers[wanted], places.start[wanted], places.size[wanted]
+        if not len(numbers):
+            return
+        first = starts + self.column.shifts_unchecked(self.column.block_of(starts))
+        self.column.expect(first, first + sizes)
+        if self._verify != "off":
+            checksums = self._checks.map()[numbers + self._checks.shifts(self._checks.block_of(numbers))]
+            for start, size, expected in zip(starts.tolist(), sizes.tolist(), checksums.tolist(), strict=True):
+                self._check(start, start + size, expected)
+        self._is_checked[numbers] = True
 
-    def _check(self, number: int, run: int, slot: int, places: RowPlaces, row: int) -> None:
-        size = int(places.tile_states[row])
-        start = int(self._starts[run]) + int(places.before[row]) * int(self._run_slots[run]) + slot * size
-        found = xxhash.xxh3_64_intdigest(self.column.peek(start, start + size).data)
-        expected = np.empty(1, np.uint64)
-        self._checks.copy_to(expected, number)
-        if found != expected[0]:
+    def _check(self, start: int, stop: int, expected: int) -> None:
+        found = xxhash.xxh3_64_intdigest(self.column.peek(start, stop).data)
+        if found != expected:
             block = self.column.block_at(start)
             message = (
-                f"{self.column.name}, block {block}, was altered: elements {start} to {start + size} have the checksum "
-                f"{found:016x}, sealed as {int(expected[0]):016x}; restore the file from a copy, or quarantine the "
-                "segment."
+                f"{self.column.name}, block {block}, was altered: elements {start} to {stop} have the checksum "
+                f"{found:016x}, sealed as {expected:016x}; restore the file from a copy, or quarantine the segment."
             )
-            raise ChecksumError(message, file=self.column.name, block=block, expected=int(expected[0]), found=found)
-        self._is_checked[number] = True
+            raise ChecksumError(message, file=self.column.name, block=block, expected=expected, found=found)

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from tracestore.errors import InvalidInputError
 from tracestore.formats.base import Rows, SegmentRuns
 
-__all__ = ["RowPlaces", "StateRuns", "TilePart", "find_tiles", "locate_states", "normalize_rows"]
+__all__ = [
+    "RowPlaces",
+    "SlotPlaces",
+    "StateRuns",
+    "TilePart",
+    "count_up",
+    "find_tiles",
+    "locate_states",
+    "locate_tiles",
+    "normalize_rows",
+]
 
 _FEW_TILES = 12
 """Up to so many tiles are copied one by one; beyond, all rows are gathered at once."""
@@ -38,6 +48,11 @@ class StateRuns:
         """First state of each run, as plain numbers."""
         return cast("list[int]", self.first.tolist())
 
+    @cached_property
+    def num_tiles(self) -> NDArray[np.int64]:
+        """Tiles of each run."""
+        return -(-self.num_states // self.tile_states)
+
 
 @dataclass(frozen=True)
 class RowPlaces:
@@ -52,17 +67,25 @@ class RowPlaces:
     tile_states: NDArray[np.int64]
     """States in this very tile."""
 
-    def take(self, chosen: NDArray[np.bool_]) -> "RowPlaces":
-        """Places of some of the rows."""
-        return RowPlaces(
-            self.run[chosen], self.layout[chosen], self.before[chosen], self.within[chosen], self.tile_states[chosen]
-        )
-
     @cached_property
     def single_layout(self) -> int | None:
         """The layout that all rows share."""
         first = int(self.layout[0])
         return first if (self.layout == first).all() else None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlaces:
+    """Where slots of tiles are in a column: each is consecutive elements; one entry per slot."""
+
+    run: NDArray[np.int64]
+    tile: NDArray[np.int64]
+    """Tile within the run."""
+    slot: NDArray[np.int64]
+    start: NDArray[np.int64]
+    """First element."""
+    size: NDArray[np.int64]
+    """Elements, one for each state of the tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +148,33 @@ def locate_states(runs: StateRuns, states: NDArray[np.int64]) -> RowPlaces:
     within = place % size
     before = place - within
     return RowPlaces(run, runs.layout[run], before, within, np.minimum(size, runs.num_states[run] - before))
+
+
+def locate_tiles(runs: StateRuns, chosen: NDArray[np.int64]) -> RowPlaces:
+    """Find the first state of each tile of some runs, run by run.
+
+    Parameters
+    ----------
+    runs
+        The run directory.
+    chosen
+        The runs.
+    """
+    counts = runs.num_tiles[chosen]
+    run = np.repeat(chosen, counts)
+    size = runs.tile_states[run].astype(np.int64)
+    before = count_up(np.zeros_like(counts), counts) * size
+    return RowPlaces(
+        run, runs.layout[run], before, np.zeros_like(before), np.minimum(size, runs.num_states[run] - before)
+    )
+
+
+def count_up(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count up from each of some numbers, so often, one after the other."""
+    ends = np.cumsum(counts)
+    numbers: NDArray[np.int64] = np.repeat(first - (ends - counts), counts)
+    numbers += np.arange(len(numbers))
+    return numbers
 
 
 def normalize_rows(rows: Rows, num_traces: int) -> Rows:

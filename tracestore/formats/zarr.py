@@ -19,14 +19,15 @@ from tracestore.formats.base import CodecChoice, ObservationInfo, SegmentEntry, 
 from tracestore.formats.blocks import BlockFile, check_range, checksums, open_file
 from tracestore.formats.chunks import ChunkIndex, ChunkRows
 from tracestore.formats.codecs import rows_per_chunk
+from tracestore.formats.coded_blocks import coded_record
 from tracestore.formats.document import JSON
 from tracestore.formats.observation_column import StoredRows
 from tracestore.formats.observations import ObservationRows
 from tracestore.formats.reader import ColumnarReader
 from tracestore.formats.segment_files import SegmentFiles, read_any_seal
-from tracestore.formats.segment_writer import BLOCK_BYTES, Files, write_traces
+from tracestore.formats.segment_writer import BLOCK_BYTES, Files, table_codec, write_traces
 from tracestore.formats.zarr_arrays import ShardWriter, write_array, write_group
-from tracestore.formats.zarr_codecs import decode_into
+from tracestore.formats.zarr_codecs import decode_into, decoded_bytes
 from tracestore.formats.zarr_columns import FlatWriter
 from tracestore.formats.zarr_tables import TABLES, TextTable, decode_table, encode_table, texts_from
 from tracestore.storage import Storage
@@ -185,14 +186,51 @@ class ZarrSink:
         """Write a table with at least one row."""
         words = encode_table(name, columns, self._texts)
         attributes = {"columns": dict(TABLES[name])}
-        write_array(self.directory / name, words, attributes=attributes, dimension_names=["column", "row"])
+        codec = table_codec(name, columns)
+        write_array(
+            self.directory / name,
+            words,
+            codec=codec or "raw",
+            attributes=attributes,
+            dimension_names=["column", "row"],
+        )
+        if codec is not None:
+            file = f"{name}/c/0/0"
+            size = (self.directory / file).stat().st_size
+            self.files[file] = {**self._whole(file, size), "codec": codec}
 
-    def column(self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]) -> None:
+    def column(
+        self, name: str, dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]], codec: str = "none"
+    ) -> None:
         """Write a flat column with at least one number."""
+        if codec != "none":
+            self._write_coded(name, dtype, list(blocks), codec)
+            return
         with FlatWriter(self.directory / name, dtype, BLOCK_BYTES) as writer:
             for block in blocks:
                 writer.write(block)
             self.files[f"{name}/c/0"] = writer.close()
+
+    def _write_coded(
+        self, name: str, dtype: np.dtype[np.generic], blocks: Sequence[NDArray[np.generic]], codec: str
+    ) -> None:
+        """Write blocks as compressed chunks of one size, filled up with zeros."""
+        rows = [len(block) for block in blocks]
+        size = max(rows)
+        attributes = {"rows": rows, "rows_per_chunk": size}
+        directory = self.directory / name
+        with ShardWriter(directory, (len(rows) * size,), dtype, size, codec, attributes=attributes) as writer:
+            for block in blocks:
+                writer.write(np.concatenate([block, np.zeros(size - len(block), dtype)]))
+            shard = writer.close()
+        places = shard.offsets.tolist(), shard.nbytes.tolist(), shard.checksums.tolist()
+        whole = self._whole(f"{name}/c/0", shard.size)
+        self.files[f"{name}/c/0"] = coded_record({**whole, "rows_per_chunk": size}, codec, rows, *places)
+
+    def _whole(self, file: str, size: int) -> dict[str, JSON]:
+        """Record of a file as one range."""
+        data = np.memmap(self.directory / file, np.uint8, "r")
+        return {"size": size, "ends": [size], "checksums": checksums(data, [size])}
 
     def trace_columns(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
         """Write columns with one number per trace; at least one."""
@@ -221,13 +259,7 @@ class ZarrSink:
                 writer.write(block.reshape(-1, *rows.shape))
             shard = writer.close()
         file = "/".join([name, "c", *["0"] * len(shape)])
-        whole = np.memmap(self.directory / file, np.uint8, "r")
-        self.files[file] = {
-            "size": shard.size,
-            "ends": [shard.size],
-            "checksums": checksums(whole, [shard.size]),
-            "chunked": True,
-        }
+        self.files[file] = {**self._whole(file, shard.size), "chunked": True}
         return {"file": file, "rows_per_block": per_chunk}, ChunkIndex(shard.offsets, shard.nbytes, shard.checksums)
 
     def finish(self, members: Mapping[str, JSON]) -> None:
@@ -266,6 +298,12 @@ class ZarrFiles(SegmentFiles):
     def column(self, name: str, dtype: str) -> BlockFile | None:
         """Open a flat column; None when it has no rows."""
         return self.block_file(f"{name}/c/0", [np.dtype(dtype)])
+
+    def decode_block(self, codec: str, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """Decode a block of a flat column: a chunk that is filled up with zeros."""
+        chunk = np.empty(decoded_bytes(codec, data), np.uint8)
+        decode_into(codec, data, chunk, verify=False)
+        out[:] = chunk[: len(out)]
 
     def trace_columns(self, dtypes: Mapping[str, np.dtype[np.generic]]) -> Mapping[str, tuple[BlockFile, int]]:
         """Open columns with one number per trace: by name the file, and the place of the column in it."""
@@ -314,6 +352,10 @@ class ZarrFiles(SegmentFiles):
 
     def _decode(self, name: str, file: str, record: Mapping[str, JSON], texts: pa.Array | None) -> pa.Table:
         data = self._read(file, record)
+        if "codec" in record:
+            codec, stored = cast("str", record["codec"]), data
+            data = np.empty(decoded_bytes(codec, stored), np.uint8)
+            decode_into(codec, stored, data, verify=False)
         if len(data) % (8 * _NUM_COLUMNS[name]):
             message = f"{self.path_name(file)} has {len(data)} bytes, not {_NUM_COLUMNS[name]} columns of words."
             raise FormatError(message, file=self.path_name(file))

@@ -225,8 +225,9 @@ def write_array(
     attributes: Mapping[str, object] | None = None,
     dimension_names: Sequence[str] | None = None,
     chunk_rows: int | None = None,
+    codec: str = "raw",
 ) -> None:
-    """Write a small array: a file for each chunk, which is one unless `chunk_rows` says otherwise, uncompressed.
+    """Write a small array: a file for each chunk, which is one unless `chunk_rows` says otherwise.
 
     Parameters
     ----------
@@ -240,6 +241,8 @@ def write_array(
         A name for each axis.
     chunk_rows
         Rows in each chunk; the last one is filled up with zeros.
+    codec
+        ``raw``, or one of the codecs of `ShardWriter`.
 
     Raises
     ------
@@ -268,7 +271,7 @@ def write_array(
         array.shape,
         dtype,
         chunk_shape=chunk_shape,
-        codecs=inner_codecs("raw", dtype.itemsize, 0),
+        codecs=inner_codecs(codec, dtype.itemsize, dtype.itemsize * int(np.prod(chunk_shape, dtype=np.int64))),
         attributes=attributes,
         dimension_names=dimension_names,
     )
@@ -280,7 +283,7 @@ def write_array(
             chunk[: len(rows)] = rows
             path = _chunk_path(directory, (number, *(0,) * (array.ndim - 1)))
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(chunk.tobytes())
+            path.write_bytes(encode(codec, chunk.reshape(-1).view(np.uint8)))
     (directory / _METADATA).write_bytes(metadata)
 
 

@@ -23,7 +23,7 @@ with extra("zarr"):
     import google_crc32c
     from numcodecs import blosc, zstd
 
-__all__ = ["CRC_BYTES", "append_crc", "decode_into", "encode", "inner_codecs", "split_crc"]
+__all__ = ["CRC_BYTES", "append_crc", "decode_into", "decoded_bytes", "encode", "inner_codecs", "split_crc"]
 
 CRC_BYTES = 4
 """Bytes of a checksum behind a chunk or an index."""
@@ -155,7 +155,7 @@ def decode_into(
     _require_codec(codec)
     stored = np.frombuffer(data, np.uint8) if len(data) else _EMPTY
     body = stored if codec == "raw" else split_crc(stored, "The chunk", verify=verify)
-    num_decoded = {"lz4": _num_decoded_lz4, "zstd": _num_decoded_zstd}.get(codec, len)(body)
+    num_decoded = _num_decoded(codec, body)
     if num_decoded != len(out):
         message = f"The chunk holds {num_decoded} bytes, expected are {len(out)}; restore the file from a copy."
         raise FormatError(message, found=num_decoded, expected=len(out))
@@ -170,6 +170,25 @@ def decode_into(
     except (RuntimeError, ValueError) as error:
         message = f"The chunk of {len(stored)} bytes does not decode with {codec!r}; {error}."
         raise FormatError(message, codec=codec) from error
+
+
+def decoded_bytes(codec: str, data: NDArray[np.uint8]) -> int:
+    """Bytes that a chunk decodes to, as its head says.
+
+    Parameters
+    ----------
+    codec
+        ``raw``, ``none``, ``lz4`` or ``zstd``.
+    data
+        The stored bytes of the chunk.
+
+    Examples
+    --------
+    >>> decoded_bytes("zstd", np.frombuffer(encode("zstd", np.zeros(200, np.uint8)), np.uint8))
+    200
+    """
+    _require_codec(codec)
+    return _num_decoded(codec, data if codec == "raw" else split_crc(data, "The chunk", verify=False))
 
 
 def append_crc(data: bytes | NDArray[np.uint8]) -> bytes:
@@ -231,6 +250,10 @@ def _require_codec(codec: str) -> None:
 
 # The libraries believe what the head of a chunk says of its sizes: blosc reads beyond a buffer that is shorter, zstd is
 # content with numbers for a part of the space. So both heads are compared with what is there.
+
+
+def _num_decoded(codec: str, body: NDArray[np.uint8]) -> int:
+    return {"lz4": _num_decoded_lz4, "zstd": _num_decoded_zstd}.get(codec, len)(body)
 
 
 def _num_decoded_lz4(body: NDArray[np.uint8]) -> int:

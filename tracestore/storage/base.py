@@ -40,6 +40,9 @@ class File(Protocol):
     def load(self, start: int, stop: int) -> None:
         """Make bytes ``start`` to ``stop`` of `data` those of the file."""
 
+    def expect(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Say which ranges of `data`, ascending, will be read next, so that a disk gets to know of all at once."""
+
     def ranges(self, starts: Sequence[int], stops: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Read several ranges, in the order asked for, without keeping them."""
 

@@ -1,11 +1,13 @@
 """Files on a POSIX file system: memory-mapped, published by hard link, flushed to disk (format 2.5, 2.6, 2.8)."""
 
+import ctypes
 import errno
+import mmap
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,19 @@ __all__ = ["LocalFile", "LocalStorage", "flush_file", "raise_if_full"]
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _STAGING = "staging"
+_ADVISED_BYTES = 128 << 10
+"""What Linux is sure to fetch at one advice."""
+
+
+def _find_madvise() -> Callable[[int, int, int], int] | None:
+    """Find the function of the C library, for maps that are not Python's; None where there is none."""
+    function = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
+    if function is not None:
+        function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+_madvise = _find_madvise()
 
 
 class LocalFile:
@@ -33,7 +48,10 @@ class LocalFile:
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as source:
-            self.data: NDArray[np.uint8] = np.frombuffer(source.read_buffer(), np.uint8)
+            # Arrow asks for all that it returns to be read ahead
+            first, size = source.read_buffer(1), source.size()
+        whole = pa.foreign_buffer(first.address, size, first) if size else first
+        self.data: NDArray[np.uint8] = np.frombuffer(whole, np.uint8)
 
     @property
     def size(self) -> int:
@@ -42,6 +60,23 @@ class LocalFile:
 
     def load(self, start: int, stop: int) -> None:
         """Do nothing: the operating system loads what is touched."""
+
+    def expect(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Have the operating system fetch ranges, in ascending order, without waiting for them.
+
+        When they are read, they are found, and so the system does not guess what else is wanted. It is only told: a
+        range that it does not fetch now is fetched, with its surroundings, when it is read.
+        """
+        if _madvise is None or not len(starts):
+            return
+        starts = starts // mmap.PAGESIZE * mmap.PAGESIZE
+        # ranges in neighboring pages are one
+        first = np.flatnonzero(np.append(True, starts[1:] > stops[:-1]))
+        last = np.append(first[1:], len(starts)) - 1
+        address = self.data.ctypes.data
+        for start, stop in zip(starts[first].tolist(), stops[last].tolist(), strict=True):
+            for low in range(start, stop, _ADVISED_BYTES):
+                _madvise(address + low, min(stop - low, _ADVISED_BYTES), mmap.MADV_WILLNEED)
 
     def ranges(self, starts: Sequence[int], stops: Sequence[int]) -> list[NDArray[np.uint8]]:
         """View several ranges, in the order asked for."""

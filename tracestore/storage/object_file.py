@@ -74,6 +74,9 @@ class ObjectFile:
             for _ in pool.map(lambda begin: self._load_part(begin, min(stop, begin + _PART_BYTES)), starts):
                 pass
 
+    def expect(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Do nothing: only what is loaded is fetched."""
+
     def ranges(self, starts: Sequence[int], stops: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Fetch several ranges, in the order asked for, near ones with one request.
 

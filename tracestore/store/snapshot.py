@@ -24,8 +24,8 @@ from tracestore.traces.layout import Layout
 
 __all__ = ["LayoutTable", "Snapshot", "open_reader"]
 
-_FETCHED_SEGMENTS = 16
-"""Segments of an object store of which fetched blocks are kept."""
+_MOST_KEPT_BYTES = 2**30
+"""What was fetched or decoded of the segments but the one in use."""
 
 
 class Snapshot:
@@ -72,8 +72,8 @@ class Snapshot:
     def segment(self, index: int) -> SegmentReader:
         """Reader of a segment by position."""
         reader = self._readers[index]
-        if not self.storage.is_local:
-            self._limit_fetched(index)
+        if reader.kept_bytes or index in self._recent:
+            self._limit_kept(index)
         return reader
 
     def segments(self) -> Iterator[SegmentReader]:
@@ -204,12 +204,14 @@ class Snapshot:
             for row, reason in self.segment(place).failures().items()
         }
 
-    def _limit_fetched(self, index: int) -> None:
-        """Forget what was fetched of the segment that was used longest ago, when there are many."""
+    def _limit_kept(self, index: int) -> None:
+        """Forget what the segments used longest ago keep in memory, when it is much; who reads them keeps theirs."""
         self._recent[index] = None
         self._recent.move_to_end(index)
-        if len(self._recent) > _FETCHED_SEGMENTS:
+        total = sum(self._readers[recent].kept_bytes for recent in self._recent)
+        while total > _MOST_KEPT_BYTES and len(self._recent) > 1:
             oldest, _ = self._recent.popitem(last=False)
+            total -= self._readers[oldest].kept_bytes
             self._readers[oldest] = self._reopen(self.manifest.segments[oldest])
 
     def _normalize(self, indices: ArrayLike) -> NDArray[np.int64]:

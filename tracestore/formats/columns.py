@@ -30,6 +30,7 @@ SITE_COLUMNS = ("values", "log_probs", "parameters")
 
 MAX_TILE_STATES = 1024
 MAX_TILE_NUMBERS = 2**17
+_COMPARED_ROWS = 4096
 
 _MAX_INTEGER = 2.0**53
 _INTEGER_FAMILIES = frozenset({"Bernoulli", "Binomial", "Categorical", "Poisson"})
@@ -88,7 +89,7 @@ class SegmentColumns:
     order: NDArray[np.int64]
     """Row of the segment to trace of the input, shape ``(num_traces,)``."""
     batch: TraceBatch
-    """The traces in that order, without observations."""
+    """The traces in that order, without observations; sites are those of `states`."""
     states: TraceBatch
     """Those of them whose sites are stored: all but rejected Markov moves."""
     state: NDArray[np.int64] | None
@@ -143,14 +144,18 @@ def cut_segment(batches: Sequence[TraceBatch], *, keep_order: bool = False) -> S
     InvalidInputError
         When a column has the wrong length, or an integer is beyond 2**53.
     """
-    joined = TraceBatch.concatenate([replace(batch, observations={}) for batch in batches])
-    _require_consistent(joined)
-    order = np.arange(len(joined)) if keep_order else _order(joined)
-    batch = joined.take(order) if not keep_order else joined
+    batch = TraceBatch.concatenate([replace(batch, observations={}) for batch in batches])
+    _require_consistent(batch)
+    order = np.arange(len(batch)) if keep_order else _order(batch)
+    if not keep_order:
+        batch = batch.take(order)
     is_new = ~find_repeats(batch)
     states, state = batch, None
     if not is_new.all():
         states, state = batch.take(np.flatnonzero(is_new)), np.cumsum(is_new) - 1
+        # from here on the sites of the states are all that counts
+        nothing = np.empty(0)
+        batch = replace(batch, values=nothing, log_probs=nothing, parameters=nothing)
     layouts, num_regular, places = _number_layouts(states)
     states = replace(states, layouts=layouts, layout_index=places)
     rows = places if state is None else places[state]
@@ -208,12 +213,14 @@ def find_repeats(batch: TraceBatch) -> NDArray[np.bool_]:
         if not len(rows):
             return is_repeat
         offsets = _offsets_of(batch, column)
-        sizes = offsets[rows + 1] - offsets[rows]
-        places = np.repeat(offsets[rows] - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
         bits = getattr(batch, name).view(np.uint64)
-        differs = bits[places] != bits[places - np.repeat(sizes, sizes)]
-        num_different = np.bincount(np.repeat(np.arange(len(rows)), sizes), differs, len(rows))
-        rows = rows[num_different == 0]
+        rows = np.concatenate(
+            [np.empty(0, np.int64)]
+            + [
+                _equal_to_last(bits, offsets, rows[low : low + _COMPARED_ROWS])
+                for low in range(0, len(rows), _COMPARED_ROWS)
+            ]
+        )
     is_repeat[rows] = True
     return is_repeat
 
@@ -229,6 +236,16 @@ def _order(batch: TraceBatch) -> NDArray[np.int64]:
         batch.num_sites,
     ]
     return np.lexsort((batch.stream, *keys)).astype(np.int64)
+
+
+def _equal_to_last(bits: NDArray[np.uint64], offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Choose the rows whose numbers equal those of the row before, which has as many."""
+    sizes = offsets[rows + 1] - offsets[rows]
+    places = np.repeat(offsets[rows] - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+    differs = bits[places] != bits[places - np.repeat(sizes, sizes)]
+    num_different = np.bincount(np.repeat(np.arange(len(rows)), sizes), differs, len(rows))
+    equal: NDArray[np.int64] = rows[num_different == 0]
+    return equal
 
 
 def _number_layouts(states: TraceBatch) -> tuple[tuple[Layout, ...], int, NDArray[np.int32]]:
@@ -293,7 +310,7 @@ def _require_consistent(batch: TraceBatch) -> None:
         if len(getattr(batch, name)) != size:
             message = f"`{name}` must have {size} numbers for these layouts; it has {len(getattr(batch, name))}."
             raise InvalidInputError(message, column=name)
-    large = np.flatnonzero(np.abs(batch.values) > _MAX_INTEGER)
+    large = np.flatnonzero((batch.values > _MAX_INTEGER) | (batch.values < -_MAX_INTEGER))
     if len(large):
         _require_no_large_integers(batch, large)
 

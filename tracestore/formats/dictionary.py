@@ -1,5 +1,6 @@
 """Dictionary of a segment: its sites and layouts as flat columns, and layouts built from them when touched."""
 
+import math
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -255,7 +256,7 @@ class Dictionary:
     @cached_property
     def _num_values(self) -> NDArray[np.int64]:
         kinds = _numbers(self._tables, "sites", "kind", np.uint8)
-        sizes = np.array([np.prod(shape, dtype=np.int64) for shape in self._shapes], np.int64)
+        sizes = np.array([math.prod(shape) for shape in self._shapes], np.int64)
         is_observation = (kinds == SiteKind.OBSERVE) & (self._names != "")
         return np.where(is_observation, 0, sizes)
 

@@ -61,6 +61,9 @@ def gc(store: TraceStore, *, older_than: float, dry_run: bool = False) -> Garbag
         message = f"`older_than` must be a number of seconds, at least 0; got {older_than}."
         raise InvalidInputError(message, argument="older_than")
     storage = store.storage
+    staging = [name for name in storage.folders(STAGING) if _idle_seconds(storage, f"{STAGING}/{name}") > older_than]
+    # first, so that there is room for what follows
+    nbytes = 0 if dry_run else sum(_remove(storage, f"{STAGING}/{name}") for name in staging)
     while True:
         store.refresh()
         oldest = _oldest_retained(store, older_than)
@@ -71,9 +74,6 @@ def gc(store: TraceStore, *, older_than: float, dry_run: bool = False) -> Garbag
             for identity in storage.folders(SEGMENTS)
             if identity not in used and _idle_seconds(storage, f"{SEGMENTS}/{identity}") > older_than
         ]
-        staging = [
-            name for name in storage.folders(STAGING) if _idle_seconds(storage, f"{STAGING}/{name}") > older_than
-        ]
         if dry_run:
             return Garbage(tuple(segments), tuple(staging), 0, oldest, tuple(orphans))
         if segments:
@@ -81,8 +81,7 @@ def gc(store: TraceStore, *, older_than: float, dry_run: bool = False) -> Garbag
             expire_versions(storage, oldest)
         if latest_version(storage) == store.version:
             break
-    nbytes = sum(_remove(storage, f"{SEGMENTS}/{identity}") for identity in segments)
-    nbytes += sum(_remove(storage, f"{STAGING}/{name}") for name in staging)
+    nbytes += sum(_remove(storage, f"{SEGMENTS}/{identity}") for identity in segments)
     return Garbage(tuple(segments), tuple(staging), nbytes, oldest, tuple(orphans))
 
 

@@ -296,6 +296,9 @@ class TraceBatch:
         return np.array(per_layout, np.int64)[self.layout_index] if per_layout else np.empty(0, np.int64)
 
 
+_GATHERED_ROWS = 4096
+
+
 def is_constant(column: NDArray[np.generic]) -> bool:
     """Whether a column is one row seen many times: a broadcast view, which stores need to hold only once."""
     return column.strides[0] == 0 and len(column) > 0
@@ -312,10 +315,17 @@ def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _gather(flat: NDArray[np.float64], offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Copy the ragged rows of a flat column without a loop over traces."""
+    """Copy the ragged rows of a flat column without a loop over traces, some at a time: indices need memory, too."""
     sizes = offsets[rows + 1] - offsets[rows]
-    starts = np.repeat(offsets[rows] - (np.cumsum(sizes) - sizes), sizes)
-    return flat[starts + np.arange(len(starts))]
+    ends = np.cumsum(sizes)
+    out = np.empty(int(ends[-1]) if len(ends) else 0, flat.dtype)
+    for low in range(0, len(rows), _GATHERED_ROWS):
+        part = slice(low, low + _GATHERED_ROWS)
+        first = int(ends[low] - sizes[low])
+        index = np.repeat(offsets[rows[part]] - (ends[part] - sizes[part]) + first, sizes[part])
+        index += np.arange(len(index))
+        out[first : first + len(index)] = flat[index]
+    return out
 
 
 def _gather_observations(traces: Sequence[Trace]) -> dict[str, NDArray[np.generic]]:

@@ -1,11 +1,15 @@
 import errno
+import mmap
 import os
 
+import numpy as np
 import pytest
 
 from tests.suites.storage_suite import SharedStorageSuite
 from tracestore.errors import InsufficientSpaceError, InvalidInputError, StoreError
-from tracestore.storage import LocalStorage, open_storage
+from tracestore.storage import LocalStorage, local, open_storage
+
+PAGE = mmap.PAGESIZE
 
 
 class TestLocalStorage(SharedStorageSuite):
@@ -85,3 +89,42 @@ def test_options_are_refused_for_paths(tmp_path):
 
 def test_file_url_is_a_path(tmp_path):
     assert open_storage(f"file://{tmp_path}") == LocalStorage(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("starts", "stops", "advised"),
+    [
+        ([5], [6], [(0, 6)]),
+        ([PAGE + 1, 2 * PAGE], [PAGE + 2, 2 * PAGE + 9], [(PAGE, 2), (2 * PAGE, 9)]),
+        ([0, 100, PAGE + 50], [50, PAGE, PAGE + 60], [(0, PAGE + 60)]),
+        ([PAGE], [70 * PAGE], [(PAGE, 32 * PAGE), (33 * PAGE, 32 * PAGE), (65 * PAGE, 5 * PAGE)]),
+        ([], [], []),
+    ],
+    ids=["within-a-page", "in-two-pages", "meeting", "large", "none"],
+)
+@pytest.mark.skipif(PAGE != 4096, reason="the advices are for pages of 4 KiB")
+def test_ranges_that_are_expected_are_advised_by_page(storage, monkeypatch, starts, stops, advised):
+    storage.create("columns", bytes(80 * PAGE))
+    file = storage.open("columns")
+    given = []
+    monkeypatch.setattr(local, "_madvise", lambda *arguments: given.append(arguments))
+    file.expect(np.array(starts, np.int64), np.array(stops, np.int64))
+    address = file.data.ctypes.data
+    assert given == [(address + start, size, mmap.MADV_WILLNEED) for start, size in advised]
+
+
+def test_system_takes_the_advice(storage, monkeypatch):
+    storage.create("columns", bytes(10 * PAGE))
+    file = storage.open("columns")
+    given, madvise = [], local._madvise
+    if madvise is None:
+        pytest.skip("the C library has no madvise")
+    monkeypatch.setattr(local, "_madvise", lambda *arguments: given.append(madvise(*arguments)))
+    file.expect(np.array([3 * PAGE + 7]), np.array([9 * PAGE]))
+    assert given == [0]
+
+
+def test_expectation_without_madvise_does_nothing(storage, monkeypatch):
+    monkeypatch.setattr(local, "_madvise", None)
+    storage.create("columns", bytes(10))
+    storage.open("columns").expect(np.array([3]), np.array([9]))

@@ -141,6 +141,12 @@ class StorageSuite:
     def test_empty_load_does_nothing(self, storage, content):
         storage.open("columns").load(3_000_000, 3_000_000)
 
+    def test_expected_part_is_loaded_as_any_other(self, storage, content):
+        file = storage.open("columns")
+        file.expect(np.array([10, 2_000_000]), np.array([20, 3_000_000]))
+        file.load(1_999_999, 3_000_000)
+        assert np.array_equal(file.data[1_999_999:], content[1_999_999:])
+
     def test_empty_file_has_no_data(self, storage):
         self.put_raw(storage, "empty", b"")
         file = storage.open("empty")

@@ -70,7 +70,7 @@ class LocalFile:
         if _madvise is None or not len(starts):
             return
         starts = starts // mmap.PAGESIZE * mmap.PAGESIZE
-        # ranges in neighboring pages are one
+        # ranges that meet in a page are one
         first = np.flatnonzero(np.append(True, starts[1:] > stops[:-1]))
         last = np.append(first[1:], len(starts)) - 1
         address = self.data.ctypes.data

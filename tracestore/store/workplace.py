@@ -161,7 +161,8 @@ class StoreWorkplace(TraceSequence):
         Parameters
         ----------
         segment_bytes
-            Seal a segment when this many bytes are buffered; bounds the memory.
+            Seal a segment when this many bytes are buffered. It bounds the memory: observations are written from where
+            they are, sites take up to five times their bytes while a segment is written.
         segment_seconds
             Seal a segment when its first trace has waited this long, at the next append.
         order

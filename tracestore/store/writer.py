@@ -45,7 +45,7 @@ class StoreWriter:
     completed
         Units of work that are done already.
     segment_bytes
-        Seal a segment when this many bytes are buffered; bounds the memory.
+        Seal a segment when this many bytes are buffered; bounds the memory, see `TraceStore.writer`.
     segment_seconds
         Seal a segment when its first trace has waited this long, at the next append.
     order

@@ -102,7 +102,7 @@ def test_file_url_is_a_path(tmp_path):
     ],
     ids=["within-a-page", "in-two-pages", "meeting", "large", "none"],
 )
-@pytest.mark.skipif(PAGE != 4096, reason="the advices are for pages of 4 KiB")
+@pytest.mark.skipif(PAGE != 4096, reason="the advice_given are for pages of 4 KiB")
 def test_ranges_that_are_expected_are_advised_by_page(storage, monkeypatch, starts, stops, advised):
     storage.create("columns", bytes(80 * PAGE))
     file = storage.open("columns")

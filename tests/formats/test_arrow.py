@@ -10,10 +10,12 @@ import pytest
 from tests.suites.batches import make_batch, make_layout, make_site, with_observation
 from tests.suites.segment_suite import SegmentSuite
 from tracestore.errors import ChecksumError, InvalidInputError
-from tracestore.formats import arrow
+from tracestore.formats import open_format
 from tracestore.formats.segment_writer import BLOCK_BYTES
 from tracestore.storage import LocalStorage
 from tracestore.traces import Layout, Site, SiteKind
+
+arrow = open_format("arrow")
 
 
 class TestArrow(SegmentSuite):

@@ -3,7 +3,7 @@
 ``arrow/1`` is read; ``arrow/2``, which adds states, loose layouts and codecs, is read and written.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tracestore.errors import FormatError
-from tracestore.formats.base import CodecChoice, ObservationInfo, SegmentEntry, SegmentRuns, Verify
+from tracestore.formats.backend import Backend
+from tracestore.formats.base import ObservationInfo
 from tracestore.formats.blocks import BlockFile
 from tracestore.formats.chunks import ChunkIndex, ChunkRows
 from tracestore.formats.codecs import rows_per_chunk
@@ -21,140 +22,14 @@ from tracestore.formats.document import JSON
 from tracestore.formats.ipc import BlockWriter, ChunkWriter, decode_chunk, read_table, write_table
 from tracestore.formats.observation_column import BlockRows, StoredRows
 from tracestore.formats.observations import ObservationRows
-from tracestore.formats.reader import ColumnarReader
-from tracestore.formats.segment_files import SegmentFiles, read_any_seal
-from tracestore.formats.segment_writer import BLOCK_BYTES, Files, table_codec, write_traces
-from tracestore.storage import Storage
-from tracestore.traces.batch import TraceBatch
-from tracestore.traces.layout import Layout
+from tracestore.formats.segment_files import SegmentFiles
+from tracestore.formats.segment_writer import BLOCK_BYTES, Files, table_codec
 
-__all__ = ["ENCODINGS", "open_segment", "read_runs", "read_seal", "write_segment"]
+__all__ = ["FORMAT"]
 
-ENCODINGS = ("arrow/1", "arrow/2")
-"""Encodings that this backend reads; it writes the last."""
+_ENCODINGS = ("arrow/1", "arrow/2")
 
 _RUNS = "runs.arrow"
-
-
-def write_segment(
-    directory: Path,
-    batches: Sequence[TraceBatch],
-    *,
-    segment_id: str,
-    keep_order: bool = False,
-    codec: CodecChoice = "auto",
-    is_remote: bool = False,
-    origin: Mapping[str, object] | None = None,
-    flush: bool = True,
-) -> SegmentEntry:
-    """Write traces into an empty directory and seal it.
-
-    Parameters
-    ----------
-    directory
-        An existing, empty directory.
-    batches
-        The traces; at least one.
-    segment_id
-        Name of the segment: 1 to 64 characters of ``0-9 a-z - _``.
-    keep_order
-        Keep the rows as given; otherwise order them by number of sites, trace type, layout and stream.
-    codec
-        How observations are compressed: ``auto`` tries a sample of each.
-    is_remote
-        The segment will be read over a network.
-    origin
-        What a recovery needs to publish the segment; part of the seal.
-    flush
-        Force every file to disk.
-
-    Returns
-    -------
-    SegmentEntry
-        What a manifest says of the segment.
-
-    Raises
-    ------
-    InvalidInputError
-        When there is no trace, a trace cannot be stored, or a codec is unknown.
-
-    Examples
-    --------
-    >>> from tracestore.simulators import toys, PriorController, run_trace
-    >>> from tracestore.storage import LocalStorage
-    >>> rng = np.random.default_rng(1)
-    >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
-    >>> folder = Path("segment"); folder.mkdir()
-    >>> entry = write_segment(folder, [batch], segment_id="first")
-    >>> len(open_segment(LocalStorage(folder), entry).read(slice(0, 2)))
-    2
-    """
-    return write_traces(
-        ArrowSink(directory),
-        batches,
-        segment_id=segment_id,
-        keep_order=keep_order,
-        codec=codec,
-        is_remote=is_remote,
-        origin=origin,
-        flush=flush,
-    )
-
-
-def open_segment(
-    storage: Storage,
-    entry: SegmentEntry,
-    *,
-    verify: Verify = "first",
-    layouts: MutableMapping[int, Layout] | None = None,
-) -> ColumnarReader:
-    """Open a sealed segment; files are opened when they are needed.
-
-    Parameters
-    ----------
-    storage
-        The segment.
-    entry
-        What the manifest says of it.
-    verify
-        When checksums of blocks are compared.
-    layouts
-        Known layouts by id, shared between segments; read and added to.
-    """
-    return ColumnarReader(ArrowFiles(storage, entry, verify), {} if layouts is None else layouts)
-
-
-def read_runs(storage: Storage, entry: SegmentEntry) -> SegmentRuns:
-    """Read the run directory of a segment and nothing else.
-
-    Raises
-    ------
-    FormatError
-        When the file is missing.
-    ChecksumError
-        When it changed since it was sealed.
-    """
-    return ArrowFiles(storage, entry, "first").runs()
-
-
-def read_seal(storage: Storage, name: str) -> tuple[SegmentEntry, Mapping[str, JSON]]:
-    """Read the seal of a segment: the entry that a manifest should have, and its origin (empty without one).
-
-    Parameters
-    ----------
-    storage
-        The segment.
-    name
-        Its name, for messages.
-
-    Raises
-    ------
-    FormatError
-        When the seal is missing or is not one.
-    ChecksumError
-        When it changed since it was written.
-    """
-    return read_any_seal(storage, name, ENCODINGS, _RUNS)
 
 
 class ArrowSink:
@@ -166,7 +41,7 @@ class ArrowSink:
         An empty directory.
     """
 
-    encoding = ENCODINGS[-1]
+    encoding = _ENCODINGS[-1]
     runs_file = _RUNS
 
     def __init__(self, directory: Path) -> None:
@@ -239,8 +114,6 @@ class ArrowSink:
 class ArrowFiles(SegmentFiles):
     """Opens the Arrow IPC files of a segment."""
 
-    encodings = ENCODINGS
-
     def table(self, name: str) -> pa.Table | None:
         """Read a table; None when it has no rows."""
         file = f"{name}.arrow"
@@ -293,3 +166,7 @@ class ArrowFiles(SegmentFiles):
             is_padded=False,
             verify=self.verify,
         )
+
+
+FORMAT = Backend(_ENCODINGS, ArrowSink, ArrowFiles, _RUNS)
+"""The backend."""

@@ -43,7 +43,7 @@ CodecChoice = str | Mapping[str, str]
 """How observations are compressed: ``auto``, ``none``, ``lz4`` or ``zstd``, or one of these by name of observation."""
 
 FORMATS: Mapping[str, str] = {"arrow": "tracestore.formats.arrow", "zarr": "tracestore.formats.zarr"}
-"""Backends: name to module."""
+"""Backends: name to module, whose ``FORMAT`` it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,11 @@ class SegmentReader(Protocol):
 
 
 class SegmentFormat(Protocol):
-    """A backend: a module with these functions."""
+    """A backend."""
+
+    @property
+    def encodings(self) -> tuple[str, ...]:
+        """Encodings that are read; the last one is written."""
 
     def write_segment(
         self,
@@ -259,16 +263,16 @@ def open_format(name: str) -> SegmentFormat:
 
     Examples
     --------
-    >>> open_format("arrow").__name__
-    'tracestore.formats.arrow'
+    >>> open_format("arrow").encodings
+    ('arrow/1', 'arrow/2')
     """
     backend, _, version = name.partition("/")
     if backend not in FORMATS:
         message = f"There is no segment format {name!r}; known formats: {', '.join(FORMATS)}."
         raise InvalidInputError(message, name=name)
-    module = importlib.import_module(FORMATS[backend])
-    if version and name not in module.ENCODINGS:
-        known = ", ".join(module.ENCODINGS)
+    found: SegmentFormat = importlib.import_module(FORMATS[backend]).FORMAT
+    if version and name not in found.encodings:
+        known = ", ".join(found.encodings)
         message = f"This release reads the encodings {known}; the segment has {name!r}. Update tracestore."
         raise FormatError(message, found=name)
-    return cast("SegmentFormat", module)
+    return found

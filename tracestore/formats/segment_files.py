@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +37,6 @@ class SegmentFiles(ABC):
     verify
         When checksums of blocks are compared.
     """
-
-    encodings: ClassVar[tuple[str, ...]]
-    """Encodings that the backend reads."""
 
     def __init__(self, storage: Storage, entry: SegmentEntry, verify: Verify) -> None:
         self.storage = storage

@@ -4,7 +4,7 @@ Flat columns are uncompressed shards that begin with their plain numbers, so the
 backend. Observations are shards whose inner chunks are found, checked and decoded one by one.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -15,7 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from tracestore.errors import FormatError
-from tracestore.formats.base import CodecChoice, ObservationInfo, SegmentEntry, SegmentRuns, Verify
+from tracestore.formats.backend import Backend
+from tracestore.formats.base import ObservationInfo
 from tracestore.formats.blocks import BlockFile, check_range, checksums, open_file
 from tracestore.formats.chunks import ChunkIndex, ChunkRows
 from tracestore.formats.codecs import rows_per_chunk
@@ -23,146 +24,20 @@ from tracestore.formats.coded_blocks import coded_record
 from tracestore.formats.document import JSON
 from tracestore.formats.observation_column import StoredRows
 from tracestore.formats.observations import ObservationRows
-from tracestore.formats.reader import ColumnarReader
-from tracestore.formats.segment_files import SegmentFiles, read_any_seal
-from tracestore.formats.segment_writer import BLOCK_BYTES, Files, table_codec, write_traces
+from tracestore.formats.segment_files import SegmentFiles
+from tracestore.formats.segment_writer import BLOCK_BYTES, Files, table_codec
 from tracestore.formats.zarr_arrays import ShardWriter, write_array, write_group
 from tracestore.formats.zarr_codecs import decode_into, decoded_bytes
 from tracestore.formats.zarr_columns import FlatWriter
 from tracestore.formats.zarr_tables import TABLES, TextTable, decode_table, encode_table, texts_from
-from tracestore.storage import Storage
-from tracestore.traces.batch import TraceBatch
-from tracestore.traces.layout import Layout
 
-__all__ = ["ENCODINGS", "open_segment", "read_runs", "read_seal", "write_segment"]
+__all__ = ["FORMAT"]
 
-ENCODINGS = ("zarr/1",)
-"""Encodings that this backend reads; it writes the last."""
+_ENCODINGS = ("zarr/1",)
 
 _RUNS = "runs/c/0/0"
 _METADATA = "zarr.json"
 _NUM_COLUMNS = {name: len(columns) for name, columns in TABLES.items()}
-
-
-def write_segment(
-    directory: Path,
-    batches: Sequence[TraceBatch],
-    *,
-    segment_id: str,
-    keep_order: bool = False,
-    codec: CodecChoice = "auto",
-    is_remote: bool = False,
-    origin: Mapping[str, object] | None = None,
-    flush: bool = True,
-) -> SegmentEntry:
-    """Write traces into an empty directory and seal it.
-
-    Parameters
-    ----------
-    directory
-        An existing, empty directory.
-    batches
-        The traces; at least one.
-    segment_id
-        Name of the segment: 1 to 64 characters of ``0-9 a-z - _``.
-    keep_order
-        Keep the rows as given; otherwise order them by number of sites, trace type, layout and stream.
-    codec
-        How observations are compressed: ``auto`` tries a sample of each.
-    is_remote
-        The segment will be read over a network.
-    origin
-        What a recovery needs to publish the segment; part of the seal.
-    flush
-        Force every file to disk.
-
-    Returns
-    -------
-    SegmentEntry
-        What a manifest says of the segment.
-
-    Raises
-    ------
-    InvalidInputError
-        When there is no trace, a trace cannot be stored, or a codec is unknown.
-
-    Examples
-    --------
-    >>> from tracestore.simulators import toys, PriorController, run_trace
-    >>> from tracestore.storage import LocalStorage
-    >>> rng = np.random.default_rng(1)
-    >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
-    >>> folder = Path("segment"); folder.mkdir()
-    >>> entry = write_segment(folder, [batch], segment_id="first")
-    >>> len(open_segment(LocalStorage(folder), entry).read(slice(0, 2)))
-    2
-    """
-    return write_traces(
-        ZarrSink(directory),
-        batches,
-        segment_id=segment_id,
-        keep_order=keep_order,
-        codec=codec,
-        is_remote=is_remote,
-        origin=origin,
-        flush=flush,
-    )
-
-
-def open_segment(
-    storage: Storage,
-    entry: SegmentEntry,
-    *,
-    verify: Verify = "first",
-    layouts: MutableMapping[int, Layout] | None = None,
-) -> ColumnarReader:
-    """Open a sealed segment; files are opened when they are needed.
-
-    Parameters
-    ----------
-    storage
-        The segment.
-    entry
-        What the manifest says of it.
-    verify
-        When checksums of blocks are compared.
-    layouts
-        Known layouts by id, shared between segments; read and added to.
-    """
-    return ColumnarReader(ZarrFiles(storage, entry, verify), {} if layouts is None else layouts)
-
-
-def read_runs(storage: Storage, entry: SegmentEntry) -> SegmentRuns:
-    """Read the run directory of a segment and nothing else.
-
-    Raises
-    ------
-    FormatError
-        When the file is missing.
-    ChecksumError
-        When it changed since it was sealed.
-    """
-    return ZarrFiles(storage, entry, "first").runs()
-
-
-def read_seal(storage: Storage, name: str) -> tuple[SegmentEntry, Mapping[str, JSON]]:
-    """Read the seal of a segment: the entry that a manifest should have, and its origin (empty without one).
-
-    Parameters
-    ----------
-    storage
-        The segment.
-    name
-        Its name, for messages.
-
-    Raises
-    ------
-    FormatError
-        When the seal is missing or is not one.
-    ChecksumError
-        When it changed since it was written.
-    """
-    return read_any_seal(storage, name, ENCODINGS, _RUNS)
 
 
 class ZarrSink:
@@ -174,7 +49,7 @@ class ZarrSink:
         An empty directory.
     """
 
-    encoding = ENCODINGS[-1]
+    encoding = _ENCODINGS[-1]
     runs_file = _RUNS
 
     def __init__(self, directory: Path) -> None:
@@ -281,8 +156,6 @@ class ZarrSink:
 class ZarrFiles(SegmentFiles):
     """Opens the arrays of a segment, without a Zarr library."""
 
-    encodings = ENCODINGS
-
     def table(self, name: str) -> pa.Table | None:
         """Read a table; None when it has no rows."""
         file = f"{name}/c/0/0"
@@ -360,3 +233,7 @@ class ZarrFiles(SegmentFiles):
             message = f"{self.path_name(file)} has {len(data)} bytes, not {_NUM_COLUMNS[name]} columns of words."
             raise FormatError(message, file=self.path_name(file))
         return decode_table(name, data.view(np.uint64).reshape(_NUM_COLUMNS[name], -1), texts)
+
+
+FORMAT = Backend(_ENCODINGS, ZarrSink, ZarrFiles, _RUNS)
+"""The backend."""

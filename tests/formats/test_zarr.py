@@ -39,3 +39,25 @@ def test_plain_zarr_opens_every_array(tmp_path, codec):
     text, ends = group["text"][:].tobytes(), group["text_ends"][:].tolist()
     texts = [text[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
     assert "loop~Normal" in texts
+
+
+def test_plain_zarr_opens_compressed_columns_and_tables(tmp_path):
+    batch = make_batch(1, 6_000, [make_layout(40 + number, observed=()) for number in range(40)])
+    batch.parameters[:] = 0.5
+    batch.values[:] = np.round(batch.values)
+    entry = LocalFormat("zarr").write_segment(tmp_path, [batch], segment_id="small", keep_order=True, flush=False)
+    reader = LocalFormat("zarr").open_segment(tmp_path, entry)
+    records = reader._files.records
+    assert records["constants/c/0/0"]["codec"] == records["values/c/0"]["codec"] == "zstd"
+    group = zarr.open_group(tmp_path, mode="r")
+    constants = group["constants"][:]
+    columns = list(group["constants"].attrs["columns"])
+    assert set(constants[columns.index("value")].view(np.float64)) == {0.5}
+    values, attributes = group["values"], dict(group["values"].attrs)
+    chunks = values[:].reshape(-1, attributes["rows_per_chunk"])
+    flat = np.concatenate([chunk[:num] for chunk, num in zip(chunks, attributes["rows"], strict=True)])
+    file = reader._files.column("values", "<f8")
+    decoded = np.empty(int(file.first[-1]))
+    file.copy_to(decoded, 0)
+    assert np.array_equal(flat, decoded)
+    assert np.array_equal(reader.read(slice(None)).values, batch.values)

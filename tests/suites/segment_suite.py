@@ -404,6 +404,15 @@ class SegmentSuite:
                 reader.read(slice(None))
         assert any(file in message for _, message in reader.problems(deep=True))
 
+    def test_large_tables_are_compressed(self, write, segment_format):
+        batch = make_batch(1, 6_000, [make_layout(40 + number, observed=()) for number in range(40)])
+        batch.parameters[:] = 0.5
+        directory, entry = write(batch, keep_order=True)
+        plain_size = 17 * len(segment_format.open_segment(directory, entry)._files.table("constants"))
+        sizes = segment_format.open_segment(directory, entry).file_sizes()
+        assert sum(size for name, size in sizes.items() if name.startswith("constants")) < plain_size / 4
+        assert_same(segment_format.open_segment(directory, entry).read(slice(None)), batch)
+
     def test_layouts_of_one_trace_are_in_no_table(self, write, segment_format):
         layouts = [make_layout(num_draws, vectors=num_draws % 2) for num_draws in range(1, 120)]
         batch = make_batch(1, 119, layouts, num_failed=3)

@@ -1,5 +1,6 @@
 """Copy a store to another place, backend or codec: the same traces, work, jobs and dictionaries."""
 
+import time
 import uuid
 from dataclasses import replace
 
@@ -71,6 +72,7 @@ def convert(
     """
     _require_folded(source)
     copy = _open_copy(source, destination, backend, codec)
+    start = time.perf_counter()
     if observer is not None:
         observer(PhaseStarted("convert", len(source), 0))
     entries: list[SegmentEntry] = []
@@ -90,7 +92,7 @@ def convert(
         copy.storage.create(file, source.storage.read(file))
     copy.refresh()
     if observer is not None:
-        observer(PhaseFinished("convert", 0.0))
+        observer(PhaseFinished("convert", time.perf_counter() - start))
     return copy
 
 

@@ -1,5 +1,6 @@
 """Check a store: bytes against checksums, documents against each other, log probs against priors and values."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +59,7 @@ def verify(
     []
     """
     check_log_probs = deep if log_probs is None else log_probs
+    start = time.perf_counter()
     if observer is not None:
         observer(PhaseStarted("verify", len(store), 0))
     problems = _verify_documents(store)
@@ -78,7 +80,7 @@ def verify(
         if observer is not None:
             observer(PhaseAdvanced("verify", done, len(store)))
     if observer is not None:
-        observer(PhaseFinished("verify", 0.0))
+        observer(PhaseFinished("verify", time.perf_counter() - start))
     return problems
 
 

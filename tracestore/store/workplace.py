@@ -162,7 +162,7 @@ class StoreWorkplace(TraceSequence):
         ----------
         segment_bytes
             Seal a segment when this many bytes are buffered. It bounds the memory: observations are written from where
-            they are, sites take up to five times their bytes while a segment is written.
+            they are, sites take several times their bytes (4 to 7 were measured) while a segment is written.
         segment_seconds
             Seal a segment when its first trace has waited this long, at the next append.
         order

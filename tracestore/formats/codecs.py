@@ -26,6 +26,7 @@ _LEAST_RATIO_LOCAL = 1.3
 _LEAST_RATIO_REMOTE = 1.1
 _LEAST_RATIO_SITES = 2.0
 _LEAST_SITE_BYTES = 2**16
+_SAMPLE_NUMBERS = 2**17
 
 
 def choose_codec(
@@ -96,8 +97,8 @@ def rows_per_chunk(row_bytes: int) -> int:
     return 1 if row_bytes >= _LARGE_ROW_BYTES else _CHUNK_BYTES // row_bytes
 
 
-def choose_site_codec(block: NDArray[np.float64], asked: str | Mapping[str, str]) -> str:
-    """Choose the codec of a site column by its first block.
+def choose_site_codec(block: NDArray[np.generic], asked: str | Mapping[str, str]) -> str:
+    """Choose the codec of a flat column by its first numbers.
 
     Sites are about 2 % of the bytes of a training set, and are read in place; but the moves of a Markov chain change
     few of the numbers of a state, and compress well.
@@ -105,7 +106,7 @@ def choose_site_codec(block: NDArray[np.float64], asked: str | Mapping[str, str]
     Parameters
     ----------
     block
-        The first numbers, as they will be stored.
+        The first numbers, or all, as they will be stored.
     asked
         What is asked for observations: ``none`` leaves sites alone, ``zstd`` compresses them where it helps at all.
 
@@ -121,6 +122,6 @@ def choose_site_codec(block: NDArray[np.float64], asked: str | Mapping[str, str]
     """
     if asked == "none" or block.nbytes < _LEAST_SITE_BYTES:
         return "none"
-    data = block.tobytes()
+    data = block[:_SAMPLE_NUMBERS].tobytes()
     ratio = len(data) / len(pa.compress(data, "zstd", asbytes=True))
     return "zstd" if ratio >= (_LEAST_RATIO_REMOTE if asked == "zstd" else _LEAST_RATIO_SITES) else "none"

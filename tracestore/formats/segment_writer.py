@@ -100,7 +100,7 @@ def write_traces(
         raise InvalidInputError(message)
     observations = gather_observations(batches)
     columns = cut_segment(batches, keep_order=keep_order)
-    _write_tables(sink, columns)
+    _write_tables(sink, columns, codec)
     constants = _write_trace_columns(sink, columns.batch)
     _write_site_columns(sink, columns, codec)
     records = _write_observations(sink, observations, columns.order, codec, is_remote=is_remote)
@@ -136,7 +136,7 @@ def _flush(directory: Path) -> None:
     flush_file(directory)
 
 
-def _write_tables(sink: SegmentSink, columns: SegmentColumns) -> None:
+def _write_tables(sink: SegmentSink, columns: SegmentColumns, codec: CodecChoice) -> None:
     runs = columns.runs
     dictionary, loose_sites = dictionary_tables(columns.layouts, columns.loose)
     tables: dict[str, dict[str, Any]] = {
@@ -165,9 +165,10 @@ def _write_tables(sink: SegmentSink, columns: SegmentColumns) -> None:
         if len(next(iter(arrays.values()))):
             sink.table(name, arrays)
     if len(loose_sites):
-        sink.column("loose", np.dtype("<i4"), _in_blocks(loose_sites))
+        sink.column("loose", np.dtype("<i4"), _in_blocks(loose_sites), choose_site_codec(loose_sites, codec))
     if columns.state is not None:
-        sink.column("states", np.dtype("<i8"), _in_blocks(columns.state.astype("<i8")))
+        states = columns.state.astype("<i8")
+        sink.column("states", np.dtype("<i8"), _in_blocks(states), choose_site_codec(states, codec))
 
 
 def _failures(batch: TraceBatch) -> dict[str, Any]:

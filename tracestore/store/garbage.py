@@ -6,7 +6,7 @@ from tracestore.errors import InvalidInputError
 from tracestore.storage import Storage
 from tracestore.store.fold import SEGMENTS, completed_units, pending_receipts, plan_fold
 from tracestore.store.manifest import expire_versions, latest_version, manifest_file, read_manifest
-from tracestore.store.recover import find_orphans
+from tracestore.store.recovery import find_orphans
 from tracestore.store.trace_store import TraceStore
 
 __all__ = ["Garbage", "gc"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tracestore.errors import StoreError, StoreExistsError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.formats.base import CodecChoice, SegmentEntry
-from tracestore.store.compact import read_blocks
+from tracestore.store.compaction import read_blocks
 from tracestore.store.dictionary_file import piece_file
 from tracestore.store.fold import pending_receipts, publish_next
 from tracestore.store.identity import IDENTITY

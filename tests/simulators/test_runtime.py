@@ -206,3 +206,17 @@ def test_the_fingerprint_follows_the_code_not_its_layout() -> None:
         ts.sample(ts.Normal(0.0, 2.0))
 
     assert one == two != Simulator(first).fingerprint
+
+
+def test_infinities_of_both_signs_fail_the_trace_and_name_the_site() -> None:
+    class Certain(ts.Normal):
+        def log_prob(self, x: object) -> float:
+            return float("inf")
+
+    def contradictory() -> None:
+        ts.sample(Certain(0.0, 1.0), name="x", address="here")
+        ts.observe(ts.Uniform(0.0, 1.0), 5.0, name="y")
+
+    trace = run(contradictory)
+    assert trace.status is TraceStatus.FAILED
+    assert "infinities of both signs, the first at 'here~Normal#1'" in trace.failure

@@ -139,10 +139,16 @@ class Recorder:
             self._tag_result(result)
             joint = self.log_prior + self.log_likelihood
             if math.isnan(joint):
-                place = next(
-                    site.address for site, lp in zip(self.sites, self.log_probs, strict=True) if math.isnan(lp)
+                scores = list(zip(self.sites, self.log_probs, strict=True))
+                bad = [site.address for site, log_prob in scores if math.isnan(log_prob)]
+                # a sum of infinities of both signs is no number, too
+                infinite = [site.address for site, log_prob in scores if math.isinf(log_prob)]
+                what = (
+                    f"at {bad[0]!r} is NaN"
+                    if bad
+                    else f"is NaN: infinities of both signs, the first at {infinite[0]!r}"
                 )
-                status, failure = TraceStatus.FAILED, f"the log probability at {place!r} is NaN"
+                status, failure = TraceStatus.FAILED, f"the log probability {what}"
         return Trace(
             layout=intern_layout(self.sites),
             values=_flatten([value for value in self.values if value is not None]),

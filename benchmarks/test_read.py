@@ -49,7 +49,7 @@ def read(store, batches):
 
 def gather_rows(plain, batches):
     for indices in batches:
-        plain[indices]  # noqa: B018  # the copy is what is measured
+        plain[indices]  # the copy is what is measured
 
 
 def open_plain(folder):
@@ -106,9 +106,9 @@ def test_loader(stores, report, seconds, num_workers):
     loader = trace_loader(store, global_batch=BATCH, num_workers=num_workers)
     plan = [loader.plan.step(0, step) for step in range(loader.plan.num_steps)]
     delivered = seconds(lambda: [len(batch) for batch in loader], 3)
-    read = seconds(lambda: read(store, plan), 3)
+    taken = seconds(lambda: read(store, plan), 3)
     gather = seconds(lambda: gather_rows(plain, plan), 3)
     report(
         f"loader, {num_workers} workers: memcpy/loader = {gather / delivered:.2f}, "
-        f"take/loader = {read / delivered:.2f}; {len(store) / delivered:,.0f} traces/s"
+        f"take/loader = {taken / delivered:.2f}; {len(store) / delivered:,.0f} traces/s"
     )

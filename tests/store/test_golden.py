@@ -46,6 +46,7 @@ def test_golden_store_is_sound_and_keeps_its_job(folder):
     assert store.job is not None
     assert (store.job.verb, store.job.fields["version"]) == ("golden", 1)
     assert store.attributes == {"note": "golden"}
-    assert store.completed_work() == {0, 1}
-    assert store.work_states() == [([0], {"number": 0}), ([1], {"number": 1})]
+    numbers = range(len(store.segments))
+    assert store.completed_work() == set(numbers)
+    assert store.work_states() == [([number], {"number": number}) for number in numbers]
     assert len(TraceStore.open(folder / "store", version=1)) == store.segments[0].num_traces

@@ -1,5 +1,6 @@
 import pickle
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from tests.store.stores import JOB, by_stream, expected_batch, make_chunk, make_
 from tests.suites.batches import assert_same, make_batch, make_layout, with_observation
 from tracestore.errors import (
     InvalidInputError,
+    MissingExtraError,
     StoreExistsError,
     StoreNotFoundError,
     UnknownAddressError,
@@ -305,3 +307,12 @@ class TestOpening:
         TraceStore.create(tmp_path / "store")
         with pytest.raises(InvalidInputError, match="`verify`"):
             TraceStore.open(tmp_path / "store", verify="sometimes")  # type: ignore[arg-type]  # the point of the test
+
+
+def test_backend_whose_package_is_missing_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    for name in [name for name in sys.modules if name.startswith("tracestore.formats.zarr")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtraError, match=r"tracestore\[zarr\]"):
+        TraceStore.create(tmp_path / "store", backend="zarr")
+    assert not (tmp_path / "store").exists()

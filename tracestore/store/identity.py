@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tracestore.errors import InvalidInputError, StoreExistsError, StoreNotFoundError, UnsupportedVersionError
-from tracestore.formats.base import FORMATS, CodecChoice
+from tracestore.formats.base import FORMATS, CodecChoice, open_format
 from tracestore.formats.document import JSON, encode_document, read_document, require_format
 from tracestore.storage import LocalStorage, Storage
 from tracestore.store.fold import SEGMENTS
@@ -45,10 +45,13 @@ def create_identity(storage: Storage, identity: StoreIdentity) -> bool:
         When it holds something else.
     InvalidInputError
         When the backend is unknown or the attributes are not JSON.
+    MissingExtraError
+        When the backend needs a package that is not installed.
     """
     if identity.backend not in FORMATS:
         message = f"There is no store backend {identity.backend!r}; backends: {', '.join(FORMATS)}."
         raise InvalidInputError(message, argument="backend")
+    open_format(identity.backend)  # whose extra may be missing: before anything is written
     data = encode_document(
         {
             "format": "tracestore",

@@ -16,7 +16,7 @@ from tracestore.errors import (
     UnsupportedVersionError,
 )
 from tracestore.formats.document import encode_document
-from tracestore.store import Job, TraceStore
+from tracestore.store import Job, TraceStore, snapshot
 from tracestore.traces import TRACE_COLUMNS, address_id
 
 
@@ -316,3 +316,22 @@ def test_backend_whose_package_is_missing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"tracestore\[zarr\]"):
         TraceStore.create(tmp_path / "store", backend="zarr")
     assert not (tmp_path / "store").exists()
+
+
+def test_what_decoded_segments_keep_in_memory_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "_MOST_KEPT_BYTES", 2_000_000)
+    path = tmp_path / "store"
+    store = TraceStore.create(path)
+    batch = make_batch(1, 6_000, [make_layout(27, observed=())])
+    batch.values[:] = np.round(batch.values)  # compresses well, so that it is decoded into memory
+    for _ in range(5):
+        store.append(batch)
+    again = TraceStore.open(path)
+    for _ in range(2):
+        for number in range(5):
+            found = again.take(np.arange(number * 6_000, (number + 1) * 6_000))
+            assert np.array_equal(found.values, batch.take(np.argsort(batch.stream, kind="stable")).values)
+    again.segment(0)
+    kept = [again.segment(number).kept_bytes for number in range(5)]
+    assert max(kept) == batch.values.nbytes  # 1.4 MB each
+    assert sum(kept) < 2_000_000 + batch.values.nbytes

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.synthetic import make_batch
 from tracestore import TraceStore, sort_store
-from tracestore.sorting import ProcessExecutor, SerialExecutor
+from tracestore.executors import ProcessExecutor, SerialExecutor
 
 
 @pytest.mark.parametrize("executor", [SerialExecutor(), ProcessExecutor(2)], ids=["serial", "two processes"])

@@ -29,7 +29,9 @@ HEAVY = (
 LEAVES = {
     "tracestore.training": ("torch", "train"),
     "tracestore.samplers.torch_loader": ("torch", "train"),
-    "tracestore.sorting.dask_executor": ("distributed", "sort"),
+    "tracestore.executors.dask": ("distributed", "sort"),
+    "tracestore.executors.mpi": ("mpi4py", "mpi"),
+    "tracestore.store.dask_arrays": ("dask", "sort"),
     "tracestore.inference.plots": ("matplotlib", "report"),
     "tracestore.inference.plots_pairs": ("matplotlib", "report"),
     "tracestore.inference.report": ("matplotlib", "report"),

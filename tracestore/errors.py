@@ -23,6 +23,7 @@ The tree (builtin parents in brackets)::
           UnsupportedVersionError
           ChecksumError
       PlanError                             a sampler or sort plan is impossible
+      ExecutorError                         workers cannot run their tasks, or died
       TrainingError
         NonFiniteLossError
         CheckpointMismatchError
@@ -39,6 +40,7 @@ __all__ = [
     "ChecksumError",
     "DegenerateWeightsError",
     "DiagnosticError",
+    "ExecutorError",
     "FormatError",
     "InferenceError",
     "InsufficientSpaceError",
@@ -175,6 +177,10 @@ class ChecksumError(FormatError):
 
 class PlanError(TracestoreError):
     """A sampler or sort plan is impossible; the message lists what would work."""
+
+
+class ExecutorError(TracestoreError):
+    """Workers cannot run the tasks given to them, or died while they did."""
 
 
 class TrainingError(TracestoreError):

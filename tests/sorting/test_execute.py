@@ -10,6 +10,7 @@ import pytest
 from tests.suites.batches import make_batch
 from tracestore.errors import (
     ChecksumError,
+    ExecutorError,
     InsufficientSpaceError,
     InvalidInputError,
     PlanError,
@@ -17,7 +18,8 @@ from tracestore.errors import (
     StoreExistsError,
 )
 from tracestore.events import Event, PhaseAdvanced, PhaseFinished, PhaseStarted
-from tracestore.sorting import ProcessExecutor, SerialExecutor, execute, plan_store, sort_store
+from tracestore.executors import ProcessExecutor, SerialExecutor
+from tracestore.sorting import execute, plan_store, sort_store
 from tracestore.sorting.execute import CopySegment
 from tracestore.store import Job, TraceStore, verify
 from tracestore.traces import TRACE_COLUMNS
@@ -139,21 +141,21 @@ def test_shared_observations_stay_shared(tmp_path):
     assert all(info.constant for info in stored)
 
 
-class Stopping:
+class Stopping(SerialExecutor):
     """Runs some tasks, then stops as if interrupted."""
 
     def __init__(self, num_tasks):
         self.num_tasks = num_tasks
 
-    def run(self, function, tasks):
+    def run(self, function, tasks, *, label="task"):
         yield from map(function, tasks[: self.num_tasks])
         raise KeyboardInterrupt
 
 
-class Counting:
+class Counting(SerialExecutor):
     """Notes which tasks were asked for."""
 
-    def run(self, function, tasks):
+    def run(self, function, tasks, *, label="task"):
         self.asked = [task.index for task in tasks]
         return map(function, tasks)
 
@@ -199,11 +201,11 @@ def test_killed_worker_costs_its_own_output(source, tmp_path):
             return super().__call__(task)
 
     class Executor(ProcessExecutor):
-        def run(self, function, tasks):
+        def run(self, function, tasks, *, label="task"):
             return super().run(Deadly(function.source, function.destination, function.prefix), tasks)
 
     size = small_segments(source)
-    with pytest.raises(StoreError, match="exit code -9"):
+    with pytest.raises(ExecutorError, match="exit code -9"):
         sort_store(source, tmp_path / "sorted", segment_bytes=size, executor=Executor(1))
     again = Counting()
     sort_store(source, tmp_path / "sorted", segment_bytes=size, executor=again)
@@ -220,7 +222,7 @@ def test_driver_killed_in_the_middle_of_an_output_goes_on(source, tmp_path):
                 yield batch
 
     class Executor(SerialExecutor):
-        def run(self, function, tasks):
+        def run(self, function, tasks, *, label="task"):
             return super().run(Deadly(function.source, function.destination, function.prefix), tasks)
 
     size = small_segments(source)

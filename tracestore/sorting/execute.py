@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tracestore.errors import InsufficientSpaceError, InvalidInputError, PlanError, StoreError, StoreExistsError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
+from tracestore.executors import Executor, SerialExecutor
 from tracestore.formats.base import CodecChoice, SegmentEntry
-from tracestore.sorting.executors import Executor, SerialExecutor
 from tracestore.sorting.plan import DEFAULT_SEGMENT_BYTES, SortPlan, SortTask, plan_sort
 from tracestore.storage import Storage
 from tracestore.store.fold import pending_receipts
@@ -191,7 +191,7 @@ def sort_store(
     done = plan.num_traces - sum(task.total for task in left)
     if observer is not None:
         observer(PhaseStarted("sort", plan.num_traces, done))
-    for index, entry in (executor or SerialExecutor()).run(copy, left):
+    for index, entry in (executor or SerialExecutor()).run(copy, left, label="sort"):
         entries[index] = entry
         done += plan.tasks[index].total
         if observer is not None:

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tracestore.errors import ChecksumError, InvalidInputError, StoreError
-from tracestore.sorting import ProcessExecutor, SerialExecutor
+from tracestore.errors import ChecksumError, ExecutorError, InvalidInputError
+from tracestore.executors import ProcessExecutor, SerialExecutor
 
 EXECUTORS = [pytest.param(SerialExecutor(), id="serial"), pytest.param(ProcessExecutor(2), id="processes")]
 
@@ -61,7 +61,7 @@ def test_death_of_a_worker_is_an_error_and_stops_the_others(tmp_path):
         time.sleep(60)
         (tmp_path / "survived").touch()
 
-    with pytest.raises(StoreError, match="exit code -9 before its task was done"):
+    with pytest.raises(ExecutorError, match="exit code -9 before its task was done"):
         list(ProcessExecutor(2).run(die_or_wait, [0, 1]))
     assert not multiprocessing.active_children()
     assert not (tmp_path / "survived").exists()

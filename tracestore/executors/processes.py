@@ -1,58 +1,17 @@
-"""Run independent tasks one after another or in processes, behind one protocol; knows nothing of what they do."""
+"""Run independent tasks in processes of their own on this machine."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
-from tracestore.errors import InvalidInputError, StoreError, TracestoreError
+from tracestore.errors import ExecutorError, InvalidInputError, TracestoreError
 
-__all__ = ["Executor", "ProcessExecutor", "SerialExecutor"]
+__all__ = ["ProcessExecutor"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-
-class Executor(Protocol):
-    """Runs a function on each of some tasks, anywhere.
-
-    Tasks are idempotent: an executor may run one twice, for instance after losing a worker. Function, tasks and results
-    can be pickled.
-    """
-
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """Yield results as they come, in any order; the first exception ends the run.
-
-        Parameters
-        ----------
-        function
-            What to do with a task.
-        tasks
-            The tasks, independent of each other.
-        """
-
-
-class SerialExecutor:
-    """Runs the tasks in this process, in order.
-
-    Examples
-    --------
-    >>> list(SerialExecutor().run(abs, [-1, 2]))
-    [1, 2]
-    """
-
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """Yield the result of each task.
-
-        Parameters
-        ----------
-        function
-            What to do with a task.
-        tasks
-            The tasks.
-        """
-        return map(function, tasks)
 
 
 class ProcessExecutor:
@@ -78,6 +37,8 @@ class ProcessExecutor:
     [1, 2, 3]
     """
 
+    memory_limit: int | None = None
+
     def __init__(self, workers: int, *, start_method: Literal["fork", "spawn"] = "fork") -> None:
         if workers < 1:
             message = f"`workers` must be at least 1; got {workers}."
@@ -88,7 +49,9 @@ class ProcessExecutor:
         self.workers = workers
         self.start_method: Literal["fork", "spawn"] = start_method
 
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    def run(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], *, label: str = "task"
+    ) -> Iterator[Result]:
         """Yield results as they come; stop the other processes when one fails.
 
         Parameters
@@ -97,10 +60,12 @@ class ProcessExecutor:
             What to do with a task.
         tasks
             The tasks.
+        label
+            Not used: nobody watches.
 
         Raises
         ------
-        StoreError
+        ExecutorError
             When a process dies without a result.
         """
         context = (
@@ -146,7 +111,7 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[Any, BaseExc
             f"A worker process ended with exit code {process.exitcode} before its task was done; "
             "what others finished is kept: repeat the call to go on."
         )
-        raise StoreError(message, exit_code=process.exitcode) from None
+        raise ExecutorError(message, exit_code=process.exitcode) from None
     finally:
         connection.close()
     process.join()

@@ -54,6 +54,16 @@ def test_terminal_redraws_one_line_and_ends_with_a_summary(monkeypatch):
     assert text.getvalue().splitlines()[-1] == "simulate: 4 steps in 2.0 s, 1 failed"
 
 
+def test_bytes_are_shown_as_a_rate_and_in_the_summary():
+    clock, text = Clock(), io.StringIO()
+    progress = Progress(text, clock=clock)
+    progress(PhaseStarted("sort", total=4))
+    advance(progress, clock, steps=2, seconds=2.0, total=4, nbytes=3_000_000_000)
+    progress(PhaseFinished("sort", seconds=4.0))
+    assert "1.5 GB/s" in text.getvalue().splitlines()[0]
+    assert text.getvalue().splitlines()[-1] == "sort: 4 traces in 4.0 s, 3 GB"
+
+
 def test_open_bar_is_closed_when_work_is_interrupted():
     clock, text = Clock(), Terminal()
 

@@ -32,6 +32,8 @@ class PhaseAdvanced:
     """Units among them that are recorded failures."""
     note: str = ""
     """A short remark for people, such as the current loss."""
+    nbytes: int = 0
+    """Raw bytes that this call has dealt with so far, where bytes are what takes the time."""
 
 
 @dataclass(frozen=True, slots=True)

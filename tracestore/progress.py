@@ -100,7 +100,8 @@ class Progress:
             return []
         rate = done / seconds
         left = max(self._last.total - self._last.done, 0) / rate
-        return [f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s", f"{_duration(left)} left"]
+        moved = [f"{_size(self._last.nbytes / seconds)}/s"] if self._last.nbytes else []
+        return [f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s", *moved, f"{_duration(left)} left"]
 
     def _finish(self, event: PhaseFinished) -> None:
         if self._line_is_open:  # the bar gives way to the summary
@@ -108,6 +109,8 @@ class Progress:
             self._line_is_open = False
         total = self._started.total if self._started.phase == event.phase else self._last.total
         parts = [f"{event.phase}: {total:,} {self._started.unit} in {_duration(event.seconds)}"]
+        if self._last.nbytes:
+            parts.append(_size(self._last.nbytes))
         if self._last.failed:
             parts.append(f"{self._last.failed:,} failed")
         self._write_line(", ".join(parts))
@@ -130,3 +133,11 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} GB"

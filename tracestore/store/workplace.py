@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from tracestore.formats.base import CodecChoice, SegmentEntry, SegmentReader, Verify
 from tracestore.formats.document import JSON
 from tracestore.storage import Storage
+from tracestore.store.commit import CommittedSegment, commit_segment, find_committed
 from tracestore.store.fold import fold, publish_segments
 from tracestore.store.identity import StoreIdentity
 from tracestore.store.job import Job
@@ -219,6 +220,66 @@ class StoreWorkplace(TraceSequence):
         (0, 1, 6)
         """
         return place_segment(self._storage, self.backend, segment_id, batches, codec=self._identity.codec)
+
+    def commit_segment(
+        self, segment_id: str, batches: Iterable[TraceBatch], *, work: Iterable[int], state: JSON = None
+    ) -> CommittedSegment:
+        """Write a segment under a prescribed id and publish its work for this job, once: for tasks on workers.
+
+        However many processes try, at the same time or one after another, the work is counted once. Nothing is folded;
+        who started the tasks calls `fold` at the end.
+
+        Parameters
+        ----------
+        segment_id
+            1 to 64 characters of ``0-9 a-z - _``; always stands for the same work.
+        batches
+            The traces, which get the order of a writer; not touched when the segment is there already. When there are
+            none, only work and state are recorded.
+        work
+            Units of work that are complete with it.
+        state
+            Anything, as JSON, that the job wants to find again.
+
+        Returns
+        -------
+        CommittedSegment
+            What counts: of the first attempt, when this is not the first.
+
+        Raises
+        ------
+        StoreError
+            When the id stands for other work.
+        InsufficientSpaceError
+            When the disk is full.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tracestore.simulators import toys, PriorController, run_trace
+        >>> from tracestore.store import TraceStore
+        >>> rng = np.random.default_rng(1)
+        >>> batch = TraceBatch.from_traces([run_trace(toys.gum, PriorController(), rng) for _ in range(3)])
+        >>> store = TraceStore.create("committed")
+        >>> [store.commit_segment("piece-0", [batch], work=[0]).num_traces for _ in range(2)]
+        [3, 3]
+        >>> store.fold(), len(store), store.completed_work()
+        (1, 3, {0})
+        """
+        return commit_segment(
+            self._storage,
+            self.backend,
+            self._job,
+            segment_id,
+            batches,
+            work=work,
+            state=state,
+            codec=self._identity.codec,
+        )
+
+    def committed(self, segment_id: str) -> CommittedSegment | None:
+        """Say what is committed under an id; None when nothing is."""
+        return find_committed(self._storage, segment_id)
 
     def find_segment(self, segment_id: str) -> SegmentEntry | None:
         """Entry of a segment that is in place, published or not; None when it is not there."""

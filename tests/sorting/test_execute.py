@@ -187,7 +187,7 @@ def test_finished_sort_is_returned(source, tmp_path):
 
 def test_copy_is_idempotent(source, tmp_path):
     destination = TraceStore.create(tmp_path / "sorted")
-    copy = CopySegment(source, destination, "out")
+    copy = CopySegment(source, destination)
     task = plan_store(source).tasks[0]
     assert copy(task) == copy(task)
 
@@ -202,7 +202,7 @@ def test_killed_worker_costs_its_own_output(source, tmp_path):
 
     class Executor(ProcessExecutor):
         def run(self, function, tasks, *, label="task"):
-            return super().run(Deadly(function.source, function.destination, function.prefix), tasks)
+            return super().run(Deadly(function.source, function.destination), tasks)
 
     size = small_segments(source)
     with pytest.raises(ExecutorError, match="exit code -9"):
@@ -223,7 +223,7 @@ def test_driver_killed_in_the_middle_of_an_output_goes_on(source, tmp_path):
 
     class Executor(SerialExecutor):
         def run(self, function, tasks, *, label="task"):
-            return super().run(Deadly(function.source, function.destination, function.prefix), tasks)
+            return super().run(Deadly(function.source, function.destination), tasks)
 
     size = small_segments(source)
     options = {"segment_bytes": size, "executor": Executor()}

@@ -3,7 +3,8 @@ import pytest
 
 from tests.samplers.runs import make_runs
 from tracestore.errors import InvalidInputError, PlanError
-from tracestore.sorting.plan import RunStatistics, plan_sort
+from tracestore.sorting.plan import plan_sort
+from tracestore.sorting.statistics import RunStatistics
 
 # two segments, each in its own order: types 1 (2 sites) and 2 (5 sites)
 RUNS = make_runs((2, 5, 4), (1, 2, 3), (2, 5, 2), (1, 2, 6), num_segments=2)
@@ -63,9 +64,10 @@ def test_statistics_before_and_after():
 
 def test_plan_explains_itself():
     text = str(plan_sort(make_runs(*((kind, 3, 16) for kind in (1, 2) * 8)), 1_000_000))
-    assert "sort 256 traces, 0.256 GB, into 1 segments" in text
-    assert "runs: 16 before, 2 after" in text
-    assert "0.0% before, 100.0% after" in text
+    assert "sort 256 of 256 traces into 1 segments" in text
+    assert "0.256 GB; that much free space is needed" in text
+    assert "16 before            2 after" in text
+    assert "0.0% before       100.0% after" in text
 
 
 def test_empty_store_is_refused():

@@ -204,6 +204,9 @@ class SegmentReader(Protocol):
     def trace_types(self) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
         """Trace types of layouts with several states: ids, where the addresses of each begin, address ids, flat."""
 
+    def file_problems(self) -> list[tuple[str, str]]:
+        """Check that all files are there, whole and of the sizes that were sealed; pairs of file and problem."""
+
     def problems(self, *, deep: bool = False) -> list[tuple[str, str]]:
         """Check files and references, with `deep` every byte; pairs of file and problem."""
 

@@ -84,9 +84,7 @@ class ColumnarReader:
         """
         rows = normalize_rows(rows, self.num_traces)
         index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        names = (
-            self.observations if observations is None else [name for name in self.observations if name in observations]
-        )
+        names = [name for name in self.observations if observations is None or name in observations]
         if not len(index):
             return self._empty(names)
         states = rows if self._states is None else self._states_of(index)
@@ -219,13 +217,9 @@ class ColumnarReader:
             out[places] = self._observation(name, rows)
         elif isinstance(places, slice):
             target = out[places]
-            if isinstance(rows, slice):
-                column.copy_range(rows.start, target)
-            else:
-                column.copy_rows(rows, target, None)
+            column.copy_range(rows.start, target) if isinstance(rows, slice) else column.copy_rows(rows, target, None)
         else:
-            index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-            column.copy_rows(index, out, places)
+            column.copy_rows(np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows, out, places)
 
     def failures(self) -> Mapping[int, str]:
         """Reasons of the traces that failed, by row."""
@@ -248,6 +242,10 @@ class ColumnarReader:
     def trace_types(self) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
         """Trace types of layouts with several states: ids, where the addresses of each begin, address ids, flat."""
         return self._dictionary.trace_types()
+
+    def file_problems(self) -> list[tuple[str, str]]:
+        """Check that all files are there, whole and of the sizes that were sealed; pairs of file and problem."""
+        return self._files.problems(deep=False)
 
     def problems(self, *, deep: bool = False) -> list[tuple[str, str]]:
         """Check files and references, with `deep` every byte; pairs of file and problem."""

@@ -1,31 +1,27 @@
 """Carry out a sort plan: independent copy tasks, one per output segment, then one publication.
 
-Output ids derive from the plan, and a segment's bytes from its traces alone: any executor gives the same store, byte by
-byte, and a repeated call does only what is missing. Nothing is published before all outputs are in place.
+The id of an output is a hash of the source segments and rows that go into it, and its bytes depend on its traces alone:
+any executor gives the same store, byte by byte, and a repeated call does only what is missing. Nothing is published
+before all outputs are in place.
 """
 
 import logging
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
-
-from tracestore.errors import InsufficientSpaceError, InvalidInputError, PlanError, StoreError, StoreExistsError
+from tracestore.errors import FormatError, InvalidInputError, StoreExistsError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.executors import Executor, SerialExecutor
 from tracestore.formats.base import CodecChoice, SegmentEntry
+from tracestore.formats.document import digest
+from tracestore.sorting import refusals
 from tracestore.sorting.plan import DEFAULT_SEGMENT_BYTES, SortPlan, SortTask, plan_sort
-from tracestore.storage import Storage
-from tracestore.store.fold import pending_receipts
+from tracestore.sorting.sizes import estimate_sizes
 from tracestore.store.identity import IDENTITY
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath, to_location
-from tracestore.store.manifest import read_manifest
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
@@ -36,12 +32,6 @@ logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 32 * 2**20
 """Raw size of the pieces in which a task reads its traces."""
 
-_TRACE_BYTES = 64
-_SITE_BYTES = 32
-"""Raw size of a trace's own columns, and of a site: a value, a log probability and two parameters."""
-
-_MOST_NAMED = 5
-
 
 @dataclass(frozen=True, slots=True)
 class CopySegment:
@@ -49,29 +39,40 @@ class CopySegment:
 
     source: TraceStore
     destination: TraceStore
-    prefix: str
-    """Common part of the ids of all outputs."""
 
     def __call__(self, task: SortTask) -> tuple[int, SegmentEntry]:
         """Make the task's output unless it is there; its number and entry."""
-        identity = self.segment_id(task.index)
+        identity = self.segment_id(task)
         found = self.destination.find_segment(identity)
         if found is None:
-            found = self.destination.write_segment(identity, self._read(task))
+            try:
+                found = self.destination.write_segment(identity, self._read(task))
+            except FormatError as error:
+                path = self.source.storage.url
+                error.add_note(
+                    f"`tracestore verify --deep {path}` finds all damage, and `tracestore quarantine {path} SEGMENT "
+                    "--reason TEXT` takes a segment out; then repeat the call."
+                )
+                raise
         return task.index, found
 
-    def segment_id(self, index: int) -> str:
-        """Name of an output segment."""
-        return f"{self.prefix}-{index:06d}"
+    def segment_id(self, task: SortTask) -> str:
+        """Name of an output segment: what goes into it, whatever snapshot it is planned from."""
+        rows = task.first - self.source.first_traces[task.segment]
+        names = [self.source.segments[place].id for place in task.segment.tolist()]
+        numbers = rows.astype("<i8").tobytes() + task.num_traces.astype("<i8").tobytes()
+        return digest("\n".join(names).encode() + b"\n\n" + numbers)
 
     def _read(self, task: SortTask) -> Iterator[TraceBatch]:
         indices = task.indices()
+        entries = [self.source.segments[place] for place in sorted(set(task.segment.tolist()))]
+        names = sorted({info.name for entry in entries for info in entry.observations})
         per_block = max(1, _BLOCK_BYTES * len(indices) // max(task.nbytes, 1))
         for start in range(0, len(indices), per_block):
-            yield self.source.take(indices[start : start + per_block])
+            yield self.source.take(indices[start : start + per_block], observations=names)
 
 
-def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> SortPlan:
+def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES, in_place: bool = False) -> SortPlan:
     """Plan to sort a store, and change nothing.
 
     Parameters
@@ -80,15 +81,18 @@ def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
         The store.
     segment_bytes
         Raw size of an output segment.
+    in_place
+        Plan to sort the store itself: segments stay that nothing has to go into.
 
     Raises
     ------
     InvalidInputError
         When ``segment_bytes`` is not positive.
     PlanError
-        When the store holds no traces, or traces of several simulators.
+        When the store holds no traces, traces of several simulators, or observations of several kinds; or when a
+        posterior is to be sorted in place.
     StoreError
-        When sealed segments are not part of a snapshot yet.
+        When sealed segments are not part of a snapshot yet, or files are missing or cut.
 
     Examples
     --------
@@ -99,27 +103,17 @@ def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
     >>> plan.num_traces, len(plan.tasks)
     (100, 1)
     """
-    manifest = read_manifest(source.storage, source.version)
-    pending = [receipt.name for receipt, _ in pending_receipts(source.storage, manifest)]
-    if pending:
-        message = (
-            f"{len(pending)} sealed segments of {source.storage.url} are not part of its newest snapshot "
-            f"({_some(pending)}); repeat the call that wrote them, or call `TraceStore.open(path).fold()`."
-        )
-        raise StoreError(message, receipts=tuple(pending))
-    simulators = sorted({str(job.fields["simulator"]) for job in manifest.jobs.values() if "simulator" in job.fields})
-    if len(simulators) > 1:
-        message = (
-            f"{source.storage.url} mixes traces of several simulators ({_some(simulators)}); sort them in stores of "
-            "their own."
-        )
-        raise PlanError(message, simulators=tuple(simulators))
-    return plan_sort(source.runs, _trace_bytes(source), segment_bytes=segment_bytes)
+    refusals.require_folded(source)
+    refusals.require_one_kind(source)
+    if in_place:
+        refusals.require_movable(source)
+    refusals.require_sound(source)
+    return plan_sort(source.runs, estimate_sizes(source), segment_bytes=segment_bytes, keep_sorted=in_place)
 
 
 def sort_store(
     source: TraceStore | StorePath,
-    destination: StorePath,
+    destination: StorePath | None = None,
     *,
     executor: Executor | None = None,
     segment_bytes: int = DEFAULT_SEGMENT_BYTES,
@@ -127,23 +121,28 @@ def sort_store(
     codec: CodecChoice | None = None,
     observer: Observer | None = None,
 ) -> TraceStore:
-    """Copy a store so that traces are ordered by number of sites, trace type and layout.
+    """Order traces by number of sites, trace type and layout, in a new store or in place.
 
-    An interrupted call is continued by repeating it: outputs that are in place are kept. Serial and parallel executors
-    give byte-identical stores. Failed traces are copied like all others.
+    An interrupted call is continued by repeating it: outputs that are in place are kept. All executors give
+    byte-identical stores. Failed traces are copied like all others.
+
+    In place, one new snapshot replaces all segments at once; those whose traces are neighbors in the new order already
+    stay as they are. So a sorted store that grew is sorted again by moving only what the new traces touch. The
+    replaced segments stay on disk, for earlier snapshots, until `gc` removes them.
 
     Parameters
     ----------
     source
-        A store or its path; it is not changed.
+        A store or its path; not changed when there is a destination, and refreshed when there is none.
     destination
-        Where the sorted store shall be: a new path, or one that the same call began.
+        Where the sorted store shall be: a new path, or one that the same call began. None sorts in place.
     executor
-        Who copies; None copies in this process.
+        Who copies; None copies in this process. Workers need the same paths.
     segment_bytes
-        Raw size of an output segment: about the memory that a task needs.
+        Raw size of an output segment: about the memory that a task needs, see `SortPlan.peak_memory`.
     backend, codec
         Format of the sorted store's segments and compression of its observations; those of the source by default.
+        Neither may be given in place.
     observer
         Told of progress, in traces.
 
@@ -161,15 +160,20 @@ def sort_store(
     InsufficientSpaceError
         When the destination lacks space; says how much.
     PlanError
-        When the store holds no traces, or traces of several simulators.
+        When the store cannot be sorted, see `plan_store`, or a task needs more memory than a worker has.
     StoreError
-        When sealed segments are not part of a snapshot yet, or a worker dies.
+        When sealed segments are not part of a snapshot yet, or files are missing or cut.
+    PublishConflictError
+        When another process replaced segments while the store was sorted in place; repeat the call.
+    ExecutorError
+        When a worker dies, or cannot do its work.
     ChecksumError
         When a byte of the source changed; names file and block.
 
     Examples
     --------
     >>> import tempfile, tracestore as ts
+    >>> from pathlib import Path
     >>> from tracestore.simulators.toys import geometric
     >>> folder = Path(tempfile.mkdtemp())
     >>> store = ts.simulate(geometric, folder / "traces", num_traces=100, seed=1)
@@ -179,35 +183,70 @@ def sort_store(
     """
     start = time.perf_counter()
     opened = source if isinstance(source, TraceStore) else TraceStore.open(source)
-    target = to_location(destination).open()
-    _require_apart(opened.storage, target)
-    plan = plan_store(opened, segment_bytes=segment_bytes)
-    result = _open_destination(opened, destination, plan, backend, codec)
-    prefix = xxhash.xxh3_64_hexdigest(f"{opened.snapshot_id} {plan.digest}".encode())
-    copy = CopySegment(opened, result, prefix)
-    entries = {task.index: result.find_segment(copy.segment_id(task.index)) for task in plan.tasks}
-    left = [task for task in plan.tasks if entries[task.index] is None]
-    _require_space(opened, result.storage, sum(task.total for task in left) / plan.num_traces)
-    done = plan.num_traces - sum(task.total for task in left)
-    if observer is not None:
-        observer(PhaseStarted("sort", plan.num_traces, done))
-    for index, entry in (executor or SerialExecutor()).run(copy, left, label="sort"):
-        entries[index] = entry
-        done += plan.tasks[index].total
-        if observer is not None:
-            observer(PhaseAdvanced("sort", done, plan.num_traces))
-    result.publish([entry for _, entry in sorted(entries.items()) if entry is not None])
+    if destination is None:
+        _require_own_format(backend, codec)
+        opened.refresh()
+    else:
+        refusals.require_apart(opened.storage, to_location(destination).open())
+    plan = plan_store(opened, segment_bytes=segment_bytes, in_place=destination is None)
+    executor = executor or SerialExecutor()
+    refusals.require_memory(executor, plan)
+    if destination is None:
+        # tasks read the snapshot that was planned, whatever this object shows when they are done
+        result, opened = opened, TraceStore.at(opened.storage, opened.version, opened.verify_mode)
+    else:
+        result = _open_destination(opened, destination, plan, backend, codec)
+    entries = _copy(CopySegment(opened, result), plan, executor, observer)
+    _publish(opened, result, plan, entries)
     seconds = time.perf_counter() - start
-    logger.info("sorted %d traces into %d segments in %.1f s", plan.num_traces, len(plan.tasks), seconds)
+    logger.info("sorted %d traces into %d segments in %.1f s", plan.num_moved, len(plan.tasks), seconds)
     if observer is not None:
         observer(PhaseFinished("sort", seconds))
     return result
 
 
+def _copy(copy: CopySegment, plan: SortPlan, executor: Executor, observer: Observer | None) -> dict[int, SegmentEntry]:
+    """Make the outputs that are missing; entries of all outputs by number."""
+    found = {task.index: copy.destination.find_segment(copy.segment_id(task)) for task in plan.tasks}
+    entries = {index: entry for index, entry in found.items() if entry is not None}
+    left = [task for task in plan.tasks if task.index not in entries]
+    is_alike = (copy.destination.backend, copy.destination.identity.codec) == (
+        copy.source.backend,
+        copy.source.identity.codec,
+    )
+    share = sum(task.nbytes for task in left) / max(plan.num_bytes, 1)
+    refusals.require_space(copy.destination.storage, round(share * (plan.disk_bytes if is_alike else plan.num_bytes)))
+    tasks = {task.index: task for task in left}
+    done, nbytes = plan.num_moved - sum(task.total for task in left), 0
+    if observer is not None:
+        observer(PhaseStarted("sort", plan.num_moved, done))
+    for index, entry in executor.run(copy, left, label="sort"):
+        entries[index] = entry
+        done += tasks[index].total
+        nbytes += tasks[index].nbytes
+        if observer is not None:
+            observer(PhaseAdvanced("sort", done, plan.num_moved, nbytes=nbytes))
+    return entries
+
+
+def _publish(source: TraceStore, result: TraceStore, plan: SortPlan, entries: dict[int, SegmentEntry]) -> None:
+    in_place = result.storage.url == source.storage.url
+    listed = entries | {output: source.segments[place] for output, place in plan.kept}
+    replaced = [entry.id for entry in source.segments] if in_place else []
+    result.publish([entry for _, entry in sorted(listed.items())], replaces=replaced)
+
+
+def _require_own_format(backend: str | None, codec: CodecChoice | None) -> None:
+    if backend is not None or codec is not None:
+        message = "A store sorted in place keeps its backend and codec; give a destination for others."
+        raise InvalidInputError(message, backend=backend, codec=codec)
+
+
 def _open_destination(
     source: TraceStore, destination: StorePath, plan: SortPlan, backend: str | None, codec: CodecChoice | None
 ) -> TraceStore:
-    place = to_location(destination, backend=backend or source.backend, codec=codec or source.identity.codec)
+    place = to_location(destination, backend=source.backend, codec=source.identity.codec)
+    place = replace(place, backend=backend or place.backend, codec=place.codec if codec is None else codec)
     origin = {} if source.job is None else source.job.fields
     job = Job(
         "sort",
@@ -223,60 +262,8 @@ def _open_destination(
     )
     identity = str(uuid.uuid5(uuid.NAMESPACE_OID, job.hash))
     try:
-        return TraceStore.create(
-            place,
-            job=job,
-            attributes=source.attributes,
-            uuid=identity,
-        )
+        return TraceStore.create(place, job=job, attributes=source.attributes, uuid=identity)
     except StoreExistsError:
         if not place.open().exists(IDENTITY):
             raise
         return TraceStore.open_or_create(place, job)
-
-
-def _trace_bytes(source: TraceStore) -> NDArray[np.float64]:
-    """Estimate the raw bytes of a trace of each run, from the run directory and the sizes of segments alone."""
-    runs = source.runs
-    observed = np.array(
-        [
-            sum(
-                np.dtype(info.dtype).itemsize * int(np.prod(info.shape))
-                for info in entry.observations
-                if not info.constant
-            )
-            for entry in source.segments
-        ],
-        np.float64,
-    )
-    flat = _TRACE_BYTES + _SITE_BYTES * runs.num_sites.astype(np.float64)
-    estimated = np.bincount(runs.segment, flat * runs.num_traces, minlength=len(observed))
-    stored = np.array(
-        [entry.nbytes - size * entry.num_traces for entry, size in zip(source.segments, observed, strict=True)]
-    )
-    # vector-valued draws make sites larger than that; never believe in less, since what is constant takes memory, too
-    factor = np.maximum(1.0, stored / np.maximum(estimated, 1.0))
-    return np.asarray(flat * factor[runs.segment] + observed[runs.segment])
-
-
-def _require_apart(source: Storage, destination: Storage) -> None:
-    inside, outside = (Path(one.url).resolve() if one.is_local else Path(one.url) for one in (source, destination))
-    if inside == outside or inside in outside.parents or outside in inside.parents:
-        message = f"The sorted store {destination.url} would overlap its source {source.url}; choose a path beside it."
-        raise InvalidInputError(message, source=source.url, destination=destination.url)
-
-
-def _require_space(source: TraceStore, destination: Storage, share: float) -> None:
-    needed = round(share * sum(entry.nbytes for entry in source.segments))
-    free = destination.free_bytes()
-    if free is not None and needed > free:
-        message = (
-            f"Sorting into {destination.url} needs {needed / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free there; "
-            f"make room for {(needed - free) / 1e9:.3g} GB more, or choose another disk."
-        )
-        raise InsufficientSpaceError(message, needed=needed, free=free)
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

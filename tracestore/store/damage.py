@@ -15,7 +15,8 @@ def quarantine(store: TraceStore, segment_id: str, *, reason: str) -> int:
     """Publish a snapshot without a segment.
 
     The files stay where they are, and earlier snapshots still name the segment. Work that was completed with it counts
-    as not done, so that the call which made the store makes these traces again.
+    as not done, so that the call which made the store makes these traces again. Not so when a sort in place has spread
+    the traces of each call's pieces over several segments: then the work stays done, and the traces are gone for good.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def quarantine(store: TraceStore, segment_id: str, *, reason: str) -> int:
 
 
 def _without_work_of(store: TraceStore, commits: Sequence[Commit], segment_id: str) -> tuple[Commit, ...]:
-    """Set the commits of a segment aside; a compacted one has several, one of a planned output none."""
+    """Set the commits of a segment aside; a compacted one has several, one that a sort has spread none."""
     return tuple(
         replace(commit, work=(), has_state=False, set_aside=True, segments=())
         if segment_id in segments_of(store.storage, commit)

@@ -112,32 +112,42 @@ def publish_segments(storage: Storage, segments: Sequence[SegmentEntry], *, repl
     storage
         The store.
     segments
-        Segments that are in place; those that the store has already are left where they are.
+        Segments that are in place; those that the store has already are left where they are, unless they are among
+        those replaced.
     replaces
-        Ids of segments that the new ones stand for: they take the place of the first of these.
+        Ids of segments that the ones given stand for: they take the place of the first of these.
 
     Raises
     ------
     PublishConflictError
         When a segment to be replaced is not in the store any more.
     """
+    listed, replaced = [entry.id for entry in segments], set(replaces)
     while True:
         manifest = read_manifest(storage, latest_version(storage))
         present = [entry.id for entry in manifest.segments]
-        new = [entry for entry in segments if entry.id not in set(present)]
-        if not new:
+        if _is_published(listed, replaced, present):
             return manifest
-        gone = sorted(set(replaces) - set(present))
+        gone = sorted(replaced - set(present))
         if gone:
             message = f"Segments {', '.join(gone)} are not in version {manifest.version} any more; plan again."
             raise PublishConflictError(message, segments=gone)
-        place = min((present.index(identity) for identity in replaces), default=len(present))
+        place = min((present.index(identity) for identity in replaced), default=len(present))
         before, after = manifest.segments[:place], manifest.segments[place:]
-        kept = tuple(entry for entry in after if entry.id not in set(replaces))
-        commits = _moved(storage, manifest.commits, replaces, tuple(entry.id for entry in new))
-        published = publish_next(storage, replace(manifest, segments=(*before, *new, *kept), commits=commits), new)
+        placed = tuple(entry for entry in segments if entry.id in replaced or entry.id not in set(present))
+        others = tuple(entry for entry in after if entry.id not in replaced)
+        new = [entry for entry in placed if entry.id not in set(present)]
+        commits = _moved(storage, manifest.commits, replaced - set(listed), tuple(entry.id for entry in new))
+        published = publish_next(storage, replace(manifest, segments=(*before, *placed, *others), commits=commits), new)
         if published is not None:
             return published
+
+
+def _is_published(listed: Sequence[str], replaced: set[str], present: Sequence[str]) -> bool:
+    """Whether segments are there, those that they stand for are not, and moved ones are in order."""
+    if not set(listed) <= set(present) or (replaced - set(listed)) & set(present):
+        return False
+    return replaced.isdisjoint(listed) or [identity for identity in present if identity in set(listed)] == listed
 
 
 def publish_next(storage: Storage, manifest: Manifest, new: Sequence[SegmentEntry] = ()) -> Manifest | None:
@@ -166,17 +176,14 @@ def segments_of(storage: Storage, commit: Commit) -> tuple[str, ...]:
     return () if receipt.segment is None or commit.set_aside else (receipt.segment.id,)
 
 
-def _moved(
-    storage: Storage, commits: Sequence[Commit], replaces: Sequence[str], new: tuple[str, ...]
-) -> tuple[Commit, ...]:
-    """Say of every commit where its traces are when some segments stand for others."""
-    if not replaces:
+def _moved(storage: Storage, commits: Sequence[Commit], gone: set[str], new: tuple[str, ...]) -> tuple[Commit, ...]:
+    """Say of every commit where its traces are when some segments stand for others: in the one, or spread."""
+    if not gone:
         return tuple(commits)
-    gone, moved = set(replaces), []
+    moved = []
     for commit in commits:
         ids = segments_of(storage, commit)
-        kept = tuple(identity for identity in ids if identity not in gone)
-        moved.append(replace(commit, segments=ids if kept == ids else kept + new))
+        moved.append(replace(commit, segments=ids if gone.isdisjoint(ids) else new if len(new) == 1 else ()))
     return tuple(moved)
 
 

@@ -291,7 +291,8 @@ class StoreWorkplace(TraceSequence):
         Parameters
         ----------
         segments
-            Entries from `write_segment`; those that are published already are left where they are.
+            Entries from `write_segment`; those that are published already are left where they are, unless they are
+            among those replaced, too.
         replaces
             Ids of segments that the new ones stand for.
 

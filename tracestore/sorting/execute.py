@@ -8,7 +8,6 @@ before all outputs are in place.
 import logging
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tracestore.errors import FormatError, InvalidInputError, StoreExistsError
@@ -17,20 +16,17 @@ from tracestore.executors import Executor, SerialExecutor
 from tracestore.formats.base import CodecChoice, SegmentEntry
 from tracestore.formats.document import digest
 from tracestore.sorting import refusals
+from tracestore.sorting.gather import gather
 from tracestore.sorting.plan import DEFAULT_SEGMENT_BYTES, SortPlan, SortTask, plan_sort
 from tracestore.sorting.sizes import estimate_sizes
 from tracestore.store.identity import IDENTITY
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath, to_location
 from tracestore.store.trace_store import TraceStore
-from tracestore.traces.batch import TraceBatch
 
 __all__ = ["CopySegment", "plan_store", "sort_store"]
 
 logger = logging.getLogger(__name__)
-
-_BLOCK_BYTES = 32 * 2**20
-"""Raw size of the pieces in which a task reads its traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class CopySegment:
         found = self.destination.find_segment(identity)
         if found is None:
             try:
-                found = self.destination.write_segment(identity, self._read(task))
+                found = self.destination.write_segment(identity, [gather(self.source, task)])
             except FormatError as error:
                 path = self.source.storage.url
                 error.add_note(
@@ -62,14 +58,6 @@ class CopySegment:
         names = [self.source.segments[place].id for place in task.segment.tolist()]
         numbers = rows.astype("<i8").tobytes() + task.num_traces.astype("<i8").tobytes()
         return digest("\n".join(names).encode() + b"\n\n" + numbers)
-
-    def _read(self, task: SortTask) -> Iterator[TraceBatch]:
-        indices = task.indices()
-        entries = [self.source.segments[place] for place in sorted(set(task.segment.tolist()))]
-        names = sorted({info.name for entry in entries for info in entry.observations})
-        per_block = max(1, _BLOCK_BYTES * len(indices) // max(task.nbytes, 1))
-        for start in range(0, len(indices), per_block):
-            yield self.source.take(indices[start : start + per_block], observations=names)
 
 
 def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES, in_place: bool = False) -> SortPlan:

@@ -11,10 +11,10 @@ _TRACE_BYTES = 64
 _SITE_BYTES = 32
 """Raw size of a trace's own columns, and of a site: a value, a log probability and two parameters."""
 
-_FLAT_COPIES = 7.0
-"""Copies of the columns of traces and sites that reading and writing a segment holds at once."""
-_OBSERVATION_COPIES = 1.5
-"""Likewise of observations: themselves, and pages of the mapped source."""
+_FLAT_COPIES = 4.0
+"""Copies of the columns of traces and sites that a task holds at once; 3.0 were measured."""
+_OBSERVATION_COPIES = 2.2
+"""Likewise of observations: themselves, and pages of the files that are written; 1.9 were measured."""
 
 
 def estimate_sizes(source: TraceStore) -> TraceSizes:

@@ -20,6 +20,9 @@ NEEDED = {
     "hdf5": "tracestore.formats.hdf5",
     'backend="zarr"': "tracestore.formats.zarr",
     "memory://": "tracestore.storage.objects",
+    "to_dask": "tracestore.store.dask_arrays",
+    "DaskExecutor": "tracestore.executors.dask",
+    "MPIExecutor": "tracestore.executors.mpi",
 }
 """What a page needs when it has a word."""
 # the pages show sizes that make sense to a reader; a test needs only that the code runs

@@ -11,15 +11,19 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "DaskExecutor",
     "Distribution",
     "Exponential",
     "Gamma",
     "LogNormal",
+    "MPIExecutor",
     "Mixture",
     "MultivariateNormal",
     "Normal",
     "PiecewiseUniform",
     "Poisson",
+    "ProcessExecutor",
+    "SerialExecutor",
     "StoreLocation",
     "Trace",
     "TraceBatch",
@@ -76,6 +80,10 @@ _TABLE: dict[str, str] = {
         ],
         "tracestore.traces.distributions",
     ),
+    "DaskExecutor": "tracestore.executors.dask",
+    "MPIExecutor": "tracestore.executors.mpi",
+    "ProcessExecutor": "tracestore.executors.processes",
+    "SerialExecutor": "tracestore.executors.base",
     "StoreLocation": "tracestore.store.location",
     "Trace": "tracestore.traces.trace",
     "TraceBatch": "tracestore.traces.batch",
@@ -126,6 +134,10 @@ if TYPE_CHECKING:
     )
     from tracestore.errors import TracestoreError
     from tracestore.execution.generate import simulate
+    from tracestore.executors.base import SerialExecutor
+    from tracestore.executors.dask import DaskExecutor
+    from tracestore.executors.mpi import MPIExecutor
+    from tracestore.executors.processes import ProcessExecutor
     from tracestore.simulators.base import simulator
     from tracestore.simulators.runtime import observe, sample, tag
     from tracestore.sorting.execute import sort_store

@@ -201,7 +201,7 @@ def test_path_that_is_no_store_is_refused(run, tmp_path, verb):
 
 def test_sort_then_verify(run, traces):
     status, output, errors = run("sort", traces, "sorted")
-    assert (status, output) == (0, "200 traces of 1 trace types in sorted\n"), errors
+    assert (status, output) == (0, "200 traces of 1 trace types in sorted, 1 segments\n"), errors
     status, output, _ = run("verify", "sorted", "--deep")
     assert (status, output) == (0, "sorted is intact\n")
 

@@ -36,6 +36,30 @@ def test_errors_of_tasks_arrive_with_their_fields(executor):
 
 
 @pytest.mark.processes
+def test_any_exception_of_a_task_arrives():
+    def fail(task):
+        raise KeyError("mu")
+
+    with pytest.raises(KeyError, match="mu") as caught:
+        list(ProcessExecutor(1).run(fail, [7]))
+    assert caught.value.__notes__ == ["in a process for 7"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("task", ["exception", "result"])
+def test_what_cannot_be_sent_back_is_told(task):
+    def fail(task):
+        error = OSError("the disk is on fire")
+        error.lamp = lambda: None  # type: ignore[attr-defined]
+        if task == "exception":
+            raise error
+        return error
+
+    with pytest.raises(ExecutorError if task == "exception" else AttributeError, match=r"lambda|the disk is on fire"):
+        list(ProcessExecutor(1).run(fail, [task]))
+
+
+@pytest.mark.processes
 def test_tasks_run_in_other_processes_several_at_a_time():
     def meet(task):
         # each waits until the other is there, too

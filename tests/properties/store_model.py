@@ -153,6 +153,25 @@ class Model:
         kept = [identity for identity in segments[place:] if identity not in old]
         self.publish(segments=(*segments[:place], new, *kept))
 
+    def sort(self, after: list[tuple[str, int]]) -> None:
+        """All traces in the order of sorting, cut into segments of these ids and sizes."""
+        before = self.newest.segments
+        batch = self.batch(self.newest)
+        ids = np.array([layout.id for layout in batch.layouts], np.uint64)[batch.layout_index]
+        ordered = batch.take(np.lexsort((ids, batch.trace_types, batch.num_sites)))
+        gone = set(before) - {identity for identity, _ in after}
+        new = {identity for identity, _ in after} - set(before)
+        # receipts whose traces are spread are in no segment alone
+        makers = frozenset().union(*(self.makers[identity] for identity in gone)) if len(new) == 1 else frozenset()
+        start = 0
+        for identity, num_traces in after:
+            self.rows[identity] = ordered.take(np.arange(start, start + num_traces))
+            start += num_traces
+            if identity in new:
+                self.makers[identity] = makers
+        assert start == len(batch)
+        self.publish(segments=tuple(identity for identity, _ in after))
+
     def used(self) -> set[str | None]:
         """Segments that a collection leaves when only the newest version is retained."""
         waiting = {self.receipts[name].segment for name in self.pending}

@@ -27,6 +27,7 @@ from tests.properties.store_model import Claim, Model, in_row_order, make_rows
 from tests.store.stores import JOB
 from tests.suites.batches import assert_same
 from tracestore.errors import InvalidInputError, StoreNotFoundError, TracestoreError, TracestoreWarning
+from tracestore.sorting import sort_store
 from tracestore.store import StoreWriter, TraceStore, compact, convert, gc, quarantine, recover, verify
 from tracestore.traces import TraceBatch
 
@@ -62,6 +63,7 @@ ACTIONS: dict[str, dict[str, st.SearchStrategy]] = {
         "is_eager": st.sampled_from([True, True, False]),
         "is_killed": st.sampled_from([False, False, True]),
     },
+    "sort": {"pick": PICK, "num_bytes": st.sampled_from([SMALL_BYTES, LARGE_BYTES]), "is_killed": st.booleans()},
     "quarantine": {"pick": PICK, "which": PICK},
     "convert": {"is_moving": st.booleans()},
 }
@@ -178,7 +180,7 @@ class StoreMachine(RuleBasedStateMachine):
         model = self.model
         names = ["write"] * 3
         names += ["collect", "collect", "open_version", "refresh"] * bool(model.number)
-        names += ["put_replacement", "compact", "compact", "quarantine"] * bool(model.newest.segments)
+        names += ["put_replacement", "compact", "compact", "sort", "quarantine"] * bool(model.newest.segments)
         names += ["fold", "recover"] * bool(model.pending)
         names += ["recover"] * 2 * bool(model.orphans)
         names += ["convert"] * (bool(model.number) and self.num_copies < MOST_COPIES)
@@ -353,6 +355,28 @@ class StoreMachine(RuleBasedStateMachine):
         start = before.index(old[0])
         assert list(before[start : start + len(old)]) == old
         self.model.replace(new, old)
+
+    def sort(self, pick, num_bytes, is_killed):
+        pin = self.pin(pick)
+        if self.model.pending:
+            with pytest.raises(TracestoreError, match=f"^{len(self.model.pending)} sealed segments .* not part of"):
+                sort_store(pin.store, segment_bytes=num_bytes)
+            self.has_moved(pin)
+            return
+        death = dying(pin.store.storage, "create", "manifests/") if is_killed else nullcontext()
+        with suppress(Died), death:
+            sort_store(pin.store, segment_bytes=num_bytes)
+        pin.store.refresh()
+        if pin.store.version > self.model.number:
+            self.model.sort([(entry.id, entry.num_traces) for entry in pin.store.segments])
+        self.has_moved(pin)
+        if not is_killed:
+            self.require_sorted(pin.store)
+
+    def require_sorted(self, store):
+        runs = store.runs
+        order = np.lexsort((runs.first, runs.layout, runs.trace_type, runs.num_sites))
+        assert np.array_equal(order, np.arange(len(order)))
 
     def collect(self, pick, is_eager, is_killed):
         pin, storage = self.pin(pick), self.pin(pick).store.storage

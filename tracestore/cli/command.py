@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tracestore.cli import store_verbs, verbs
+from tracestore.cli.executor_options import add_executor_options
+from tracestore.cli.sort_verb import run_sort
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_seed, parse_size
 from tracestore.errors import TracestoreError
 
@@ -82,10 +84,14 @@ def make_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--append", action="store_true", help="add to a store that exists already")
     _add_format(simulate, default="arrow")
 
-    sort = add(verbs.run_sort)
+    sort = add(run_sort)
     sort.add_argument("source", metavar="SRC", help="the store to read")
-    sort.add_argument("destination", metavar="DST", help="the store to write")
+    sort.add_argument("destination", metavar="DST", nargs="?", help="the store to write (default: SRC, in place)")
+    sort.add_argument("--dry-run", action="store_true", help="only say what would be done, and what it takes")
+    _add_segment_bytes(sort, "raw size of a segment; a task needs two to four times that in memory")
     _add_format(sort, default=None)
+    add_executor_options(sort)
+    sort.add_argument("--json", action="store_true", help="print JSON for programs")
 
     train = add(verbs.run_train)
     train.add_argument("store", metavar="STORE", help="the store to learn from")
@@ -131,8 +137,7 @@ def _add_store_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     quarantine.add_argument("segment", metavar="SEGMENT", help="id of the segment, as verify names it")
     quarantine.add_argument("--reason", metavar="TEXT", required=True, help="what is wrong with it")
     compact = of_store(store_verbs.run_compact)
-    text = "most bytes of a joined segment, such as 500MB or 2GiB (default 1GiB)"
-    compact.add_argument("--segment-bytes", metavar="SIZE", type=parse_size, default=2**30, help=text)
+    _add_segment_bytes(compact, "most bytes of a joined segment")
     compact.add_argument("--codec", metavar="CODEC", type=parse_codec, help="compress observations anew, such as zstd")
     convert = add(store_verbs.run_convert)
     convert.add_argument("source", metavar="SRC", help="the store to read: a path or a URL")
@@ -146,6 +151,11 @@ def _add_store_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("--to", choices=("parquet", "awkward", "hdf5"), required=True, help="kind of file")
     for command in (info, verify, recover, collect, quarantine, compact, convert, export):
         command.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def _add_segment_bytes(command: argparse.ArgumentParser, meaning: str) -> None:
+    text = f"{meaning}, such as 500MB or 2GiB (default 1GiB)"
+    command.add_argument("--segment-bytes", metavar="SIZE", type=parse_size, default=2**30, help=text)
 
 
 def _add_format(command: argparse.ArgumentParser, *, default: str | None) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tracestore.inference import Posterior
     from tracestore.store.trace_store import TraceStore
 
-__all__ = ["run_infer", "run_report", "run_simulate", "run_sort", "run_train"]
+__all__ = ["run_infer", "run_report", "run_simulate", "run_train"]
 
 OK = 0
 MARKOV_ENGINES = ("lmh", "rmh")
@@ -46,16 +46,6 @@ def run_simulate(args: argparse.Namespace) -> int:
         )
     print(f"{len(store):,} traces of {simulator.name} in {args.store}")
     _report_failures(store)
-    return OK
-
-
-def run_sort(args: argparse.Namespace) -> int:
-    """Copy a store, sorted by trace type."""
-    from tracestore.sorting.execute import sort_store
-
-    with Progress() as progress:
-        store = sort_store(args.source, args.destination, backend=args.backend, codec=args.codec, observer=progress)
-    print(f"{len(store):,} traces of {len(store.trace_types):,} trace types in {args.destination}")
     return OK
 
 

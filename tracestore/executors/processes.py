@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, TypeVar
 
-from tracestore.errors import ExecutorError, InvalidInputError, TracestoreError
+from tracestore.errors import ExecutorError, InvalidInputError
 
 __all__ = ["ProcessExecutor"]
 
@@ -97,9 +97,13 @@ class ProcessExecutor:
 def _work(function: Callable[[Task], Result], task: Task, connection: Connection) -> None:
     try:
         connection.send((function(task), None))
-    except (TracestoreError, OSError, MemoryError) as error:
+    except Exception as error:  # noqa: BLE001  # raised again in the parent
         error.add_note(f"in a process for {task}")
-        connection.send((None, error))
+        try:
+            connection.send((None, error))
+        except Exception:  # noqa: BLE001  # not every exception can be pickled, its text can
+            message = f"A task failed with {type(error).__name__}: {error}"
+            connection.send((None, ExecutorError(message, exception=type(error).__name__)))
 
 
 def _receive(connection: Connection, process: BaseProcess) -> tuple[Any, BaseException | None]:

@@ -177,6 +177,9 @@ class SegmentReader(Protocol):
     def column(self, name: str) -> NDArray[np.generic]:
         """Read one number per trace: a column of `TRACE_COLUMNS`."""
 
+    def shapes_of(self, name: str) -> set[tuple[int, ...]]:
+        """Shapes of the values of a name or address, without reading any; empty when there is no such site."""
+
     def values(self, name: str) -> tuple[NDArray[np.generic], NDArray[np.int64]] | None:
         """Read the values of a name or address and the rows that have it; None when no row has it."""
 

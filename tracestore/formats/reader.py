@@ -180,6 +180,10 @@ class ColumnarReader:
         order = np.argsort(np.concatenate(all_rows), kind="stable")
         return np.concatenate(parts)[order], np.concatenate(all_rows)[order]
 
+    def shapes_of(self, name: str) -> set[tuple[int, ...]]:
+        """Shapes of the values of a name or address, without reading any; empty when there is no such site."""
+        return {sites.shape for sites in self._dictionary.find(name)}
+
     def observation(self, name: str, rows: Rows) -> NDArray[np.generic]:
         """Read an observation, shape ``(num_rows, *shape)``; a broadcast view when it is constant."""
         return self._observation(name, normalize_rows(rows, self.num_traces))
@@ -383,16 +387,7 @@ class ColumnarReader:
         return {int(place): reasons[found[place]] for place in np.flatnonzero(failed[found] == rows)}
 
     def _empty(self, names: Collection[str]) -> TraceBatch:
-        empty = np.empty(0)
+        numbers, infos = np.empty(0), {name: self.observations[name] for name in names}
         columns: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in TRACE_COLUMNS}
-        return TraceBatch(
-            layouts=(),
-            layout_index=np.empty(0, np.int32),
-            values=empty,
-            log_probs=empty,
-            parameters=empty,
-            observations={
-                name: np.empty((0, *self.observations[name].shape), self.observations[name].dtype) for name in names
-            },
-            **columns,
-        )
+        observations = {name: np.empty((0, *info.shape), info.dtype) for name, info in infos.items()}
+        return TraceBatch((), np.empty(0, np.int32), numbers, numbers, numbers, observations, **columns)

@@ -97,6 +97,10 @@ class LocalStorage:
 
     root: Path
 
+    def __reduce__(self) -> tuple[type["LocalStorage"], tuple[Path]]:
+        # whoever unpickles it may have another working directory
+        return LocalStorage, (self.root.absolute(),)
+
     @property
     def url(self) -> str:
         """The root, for people."""

@@ -1,10 +1,12 @@
 """`TraceStore`: many segments as one sequence of traces, read from a pinned snapshot, added to by writers."""
 
 import uuid as uuids
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from tracestore.errors import InvalidInputError, StoreExistsError
+from tracestore.events import Observer
+from tracestore.executors import Executor
 from tracestore.formats.base import CodecChoice, Verify
 from tracestore.formats.document import JSON
 from tracestore.formats.segment_writer import require_codecs
@@ -14,10 +16,16 @@ from tracestore.store.identity import StoreIdentity, create_identity, read_ident
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath, to_location
 from tracestore.store.manifest import latest_version, require_whole
+from tracestore.store.segment_map import SegmentTraces, map_segments
 from tracestore.store.stats import StoreStats, measure
 from tracestore.store.workplace import StoreWorkplace
 
+if TYPE_CHECKING:
+    from dask.array import Array
+
 __all__ = ["TraceStore"]
+
+Result = TypeVar("Result")
 
 
 class TraceStore(StoreWorkplace):
@@ -217,3 +225,95 @@ class TraceStore(StoreWorkplace):
     def stats(self) -> StoreStats:
         """Count and measure what the store holds."""
         return measure(self._snapshot, num_pending=len(pending_receipts(self._storage, self.manifest)))
+
+    def map_segments(
+        self,
+        function: Callable[[SegmentTraces], Result],
+        *,
+        executor: Executor | None = None,
+        observer: Observer | None = None,
+    ) -> list[Result]:
+        """Call a function with each segment, wherever an executor runs it.
+
+        Each segment is opened where the function runs, at this snapshot, and closed afterwards: a worker has one open
+        at a time. What the function returns is sent back, so let it return sums, counts or histograms.
+
+        Parameters
+        ----------
+        function
+            Called with the traces of one segment, a `SegmentTraces`: it reads like a store, ``first_trace`` is the
+            index of its first trace. It may be called twice for one segment, after the loss of a worker. Workers in
+            other processes need to unpickle it; those of dask take any function.
+        executor
+            Where it runs; None is this process.
+        observer
+            Told of progress, in traces.
+
+        Returns
+        -------
+        list
+            What the function returned, in order of segments.
+
+        Raises
+        ------
+        InvalidInputError
+            When the function cannot be sent to the workers.
+        ExecutorError
+            When a worker dies.
+        Exception
+            What the function raised first, with a note that names the segment.
+
+        Examples
+        --------
+        >>> import tracestore as ts
+        >>> from tracestore.simulators.toys import gum
+        >>> store = ts.simulate(gum, "mapped", num_traces=100, seed=1)
+        >>> counts = store.map_segments(lambda part: int((part.values("mu")[0] > 1).sum()))
+        >>> len(counts), sum(counts) == int((store.values("mu")[0] > 1).sum())
+        (1, True)
+        """
+        return map_segments(self._snapshot, function, verify=self._verify, executor=executor, observer=observer)
+
+    def to_dask(self, names: Collection[str] | None = None) -> "dict[str, Array]":
+        """View columns, observations and values as dask arrays that read when they are computed.
+
+        All arrays have one row per trace, in order of traces, and one chunk per segment, so that they fit together. A
+        chunk is read by one task, which reads nothing else of its segment; the graph holds where the store is, not
+        data. What is read is this snapshot, whatever is written later.
+
+        Parameters
+        ----------
+        names
+            Trace columns (``log_weight``, ``stream``, ...), observations, and names or full addresses of draws and
+            tags, looked for in this order. By default all trace columns and all observations.
+
+        Returns
+        -------
+        dict of str to dask.array.Array
+            Trace columns, shape ``(len(store),)``. Observations, shape ``(len(store), *shape)``, as `take` gives them:
+            zeros where the layout of a trace lacks it. Values of draws and tags, shape ``(len(store), *shape)``,
+            float64, NaN where a trace lacks it; the last site of a trace wins when a name repeats.
+
+        Raises
+        ------
+        MissingExtraError
+            When dask is not installed.
+        UnknownAddressError
+            When there is nothing of a name.
+        TraceTypeMismatchError
+            When values of a name differ in shape between layouts; between segments, when they are computed.
+        InvalidInputError
+            When ``names`` is a text.
+
+        Examples
+        --------
+        >>> import tracestore as ts
+        >>> from tracestore.simulators.toys import gum
+        >>> store = ts.simulate(gum, "arrays", num_traces=100, seed=1)
+        >>> arrays = store.to_dask(["mu", "log_weight"])  # doctest: +SKIP
+        >>> arrays["mu"].shape, arrays["mu"].chunks  # doctest: +SKIP
+        ((100,), ((100,),))
+        """
+        from tracestore.store.dask_arrays import to_dask  # needs dask
+
+        return to_dask(self._snapshot, self.snapshot_id, names, verify=self._verify)

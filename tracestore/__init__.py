@@ -40,6 +40,8 @@ __all__ = [
     "execution",
     "executors",
     "formats",
+    "import_pyprob",
+    "importers",
     "inference",
     "observe",
     "sample",
@@ -90,6 +92,7 @@ _TABLE: dict[str, str] = {
     "TraceStatus": "tracestore.traces.trace",
     "TraceStore": "tracestore.store.trace_store",
     "TracestoreError": "tracestore.errors",
+    "import_pyprob": "tracestore.importers.pyprob_import",
     "observe": "tracestore.simulators.runtime",
     "sample": "tracestore.simulators.runtime",
     "simulate": "tracestore.execution.generate",
@@ -103,6 +106,7 @@ _TABLE: dict[str, str] = {
             "execution",
             "executors",
             "formats",
+            "importers",
             "inference",
             "samplers",
             "simulators",
@@ -123,6 +127,7 @@ if TYPE_CHECKING:
         execution,
         executors,
         formats,
+        importers,
         inference,
         samplers,
         simulators,
@@ -138,6 +143,7 @@ if TYPE_CHECKING:
     from tracestore.executors.dask import DaskExecutor
     from tracestore.executors.mpi import MPIExecutor
     from tracestore.executors.processes import ProcessExecutor
+    from tracestore.importers.pyprob_import import import_pyprob
     from tracestore.simulators.base import simulator
     from tracestore.simulators.runtime import observe, sample, tag
     from tracestore.sorting.execute import sort_store

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERBS = [
     "simulate",
     "sort",
+    "import-pyprob",
     "train",
     "infer",
     "report",
@@ -67,9 +68,9 @@ def traces(run):
 
 def test_verbs_are_those_of_the_readme():
     text = (ROOT / "README.md").read_text("utf-8")
-    named = re.findall(r"^tracestore (\w+)", text, re.MULTILINE)
+    named = re.findall(r"^tracestore ([\w-]+)", text, re.MULTILINE)
     assert named == VERBS
-    listed = re.findall(r"^    (\w+)(?: |$)", make_parser().format_help(), re.MULTILINE)
+    listed = re.findall(r"^    ([\w-]+)(?: |$)", make_parser().format_help(), re.MULTILINE)
     assert listed == VERBS
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tracestore.cli import store_verbs, verbs
 from tracestore.cli.executor_options import add_executor_options
+from tracestore.cli.import_verb import add_import_options, run_import_pyprob
 from tracestore.cli.sort_verb import run_sort
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_seed, parse_size
 from tracestore.errors import TracestoreError
@@ -71,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="log in detail, and show where an error comes from")
 
     def add(verb: Callable[[argparse.Namespace], int], *, only_reads: bool = False) -> argparse.ArgumentParser:
-        name, text = verb.__name__.removeprefix("run_"), (verb.__doc__ or "").strip()
+        name, text = verb.__name__.removeprefix("run_").replace("_", "-"), (verb.__doc__ or "").strip()
         command = commands.add_parser(name, help=text, description=text, parents=[common])
         command.set_defaults(verb=verb, only_reads=only_reads, parser=command)
         return command
@@ -92,6 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_format(sort, default=None)
     add_executor_options(sort)
     sort.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    add_import_options(add(run_import_pyprob))
 
     train = add(verbs.run_train)
     train.add_argument("store", metavar="STORE", help="the store to learn from")

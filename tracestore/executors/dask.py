@@ -21,6 +21,11 @@ __all__ = ["DaskExecutor"]
 
 logger = logging.getLogger(__name__)
 
+# dask's own signatures carry no types
+_start_cluster: Any = LocalCluster
+_start_client: Any = Client
+_dumps: Any = dumps
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -112,7 +117,7 @@ class DaskExecutor:
             if value is not None and value < 1:
                 raise InvalidInputError(f"`{name}` must be at least 1; got {value}.", argument=name, found=value)
         try:
-            cluster = LocalCluster(  # type: ignore[no-untyped-call]
+            cluster = _start_cluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
@@ -126,7 +131,7 @@ class DaskExecutor:
                 'below `if __name__ == "__main__":`.'
             )
             raise ExecutorError(message, workers=workers) from error
-        with cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        with cluster, _start_client(cluster, set_as_default=False) as client:
             yield cls(client)
 
     @classmethod
@@ -154,7 +159,7 @@ class DaskExecutor:
         ...     store = sort_store("traces", "sorted", executor=executor)
         """
         try:
-            client = Client(address, timeout=timeout, set_as_default=False)  # type: ignore[no-untyped-call]
+            client = _start_client(address, timeout=timeout, set_as_default=False)
         except (OSError, ValueError) as error:
             message = (
                 f"No dask scheduler answers at {address} ({error}); start one with `dask scheduler`, and workers with "
@@ -201,8 +206,9 @@ class DaskExecutor:
         Raises
         ------
         ExecutorError
-            Before the first task when no worker comes, or versions differ, or tracestore cannot be imported on the
-            cluster; later when a task has cost several workers their lives, or the scheduler is lost.
+            Before the first task when no worker comes, versions differ, workers cannot import tracestore, or the
+            function cannot be pickled; later when a task has cost several workers their lives, the scheduler is lost,
+            or a worker has come that cannot import what it needs.
         """
         if not tasks:
             return
@@ -215,34 +221,33 @@ class DaskExecutor:
             # as the result of a task and not scattered: it is computed anew when the workers that have it are lost. Not
             # for few tasks, which dask would put where the function is instead of spreading them
             carried = self.client.submit(bytes, packed, key=f"{label}-function-{name[-33:]}", pure=False)
-        call = _make_call()
-        left = iter(range(len(tasks)))
+        numbers = iter(range(len(tasks)))
         finished: SimpleQueue[Future[Any]] = SimpleQueue()
         pending: set[Future[Any]] = set()
         try:
             while True:
-                while len(pending) <= _MOST_SUBMITTED - _BATCH and (numbers := list(islice(left, _BATCH))):
-                    batch = [_pack(tasks[number]) for number in numbers]
-                    keys = [(name, number) for number in numbers]
-                    functions = [carried] * len(batch)
-                    futures = self.client.map(
-                        call,
-                        batch,
-                        functions,
-                        key=keys,
-                        retries=self.retries,
-                        pure=False,
-                        fifo_timeout="0ms",  # else dask deals messages of 100 ms out in turn
-                    )
-                    pending.update(futures)
-                    for future in futures:
-                        future.add_done_callback(finished.put)
-                    del futures, future
+                while len(pending) <= _MOST_SUBMITTED - _BATCH and (batch := list(islice(numbers, _BATCH))):
+                    submitted = self._submit(carried, {(name, number): tasks[number] for number in batch})
+                    pending.update(submitted)
+                    while submitted:
+                        submitted.pop().add_done_callback(finished.put)
                 if not pending:
                     return
                 yield from self._take(finished, pending)
         finally:
             self._cancel(pending)
+
+    def _submit(self, function: "bytes | Future[bytes]", tasks: dict[tuple[str, int], Any]) -> list[Any]:
+        futures: list[Any] = self.client.map(
+            _make_call(),
+            [_pack(task) for task in tasks.values()],
+            [function] * len(tasks),
+            key=list(tasks),
+            retries=self.retries,
+            pure=False,
+            fifo_timeout="0ms",  # else dask deals out in turn what came within 100 ms
+        )
+        return futures
 
     def _take(self, finished: "SimpleQueue[Future[Any]]", pending: set[Future[Any]]) -> Iterator[Any]:
         """Wait for results, and drop what the cluster holds of them before they are handed out."""
@@ -292,7 +297,7 @@ def _make_call() -> Callable[[bytes, bytes], object]:
 
 def _pack(thing: object) -> bytes:
     try:
-        packed: bytes = dumps(thing)  # type: ignore[no-untyped-call]
+        packed: bytes = _dumps(thing)
     except Exception as error:
         message = (
             f"{thing} cannot be pickled for the workers: {error}; functions and tasks must not hold open files, locks "

@@ -81,7 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_simulator(simulate)
     simulate.add_argument("store", metavar="STORE", help="the store to write")
     simulate.add_argument("--num-traces", metavar="N", type=parse_positive, required=True, help="traces to record")
-    _add_workers_and_seed(simulate)
+    _add_seed(simulate)
+    add_executor_options(simulate)
     simulate.add_argument("--append", action="store_true", help="add to a store that exists already")
     _add_format(simulate, default="arrow")
 
@@ -110,7 +111,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--num-draws", metavar="N", type=parse_positive, required=True, help="draws, all chains together"
     )
     infer.add_argument("--chains", metavar="C", type=parse_positive, help="Markov chains (engines lmh, rmh; default 4)")
-    _add_workers_and_seed(infer)
+    infer.add_argument("--workers", metavar="W", type=parse_positive, default=1, help="processes (default 1)")
+    _add_seed(infer)
     _add_format(infer, default="arrow")
 
     report = add(verbs.run_report, only_reads=True)
@@ -142,6 +144,7 @@ def _add_store_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     compact = of_store(store_verbs.run_compact)
     _add_segment_bytes(compact, "most bytes of a joined segment")
     compact.add_argument("--codec", metavar="CODEC", type=parse_codec, help="compress observations anew, such as zstd")
+    add_executor_options(compact)
     convert = add(store_verbs.run_convert)
     convert.add_argument("source", metavar="SRC", help="the store to read: a path or a URL")
     convert.add_argument("destination", metavar="DST", help="the store to write: a path or a URL")
@@ -175,8 +178,7 @@ def _add_simulator(command: argparse.ArgumentParser) -> None:
     command.add_argument("simulator", metavar="SIMULATOR", help=text)
 
 
-def _add_workers_and_seed(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", metavar="W", type=parse_positive, default=1, help="processes (default 1)")
+def _add_seed(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", metavar="S", type=parse_seed, default=0, help="of all random draws (default 0)")
 
 

@@ -8,8 +8,9 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from tracestore.cli.executor_options import open_executor
 from tracestore.progress import Progress
 
 if TYPE_CHECKING:
@@ -102,8 +103,12 @@ def run_compact(args: argparse.Namespace) -> int:
 
     store = TraceStore.open(args.store)
     before = len(store.segments)
-    with Progress() as progress:
-        version = compact(store, segment_bytes=args.segment_bytes, codec=args.codec, observer=progress)
+    start_method: Literal["fork", "spawn"] = "fork" if store.storage.is_local else "spawn"
+    with open_executor(args, start_method=start_method) as executor, Progress() as progress:
+        if executor is None:
+            return OK
+        options = {"segment_bytes": args.segment_bytes, "codec": args.codec}
+        version = compact(store, **options, executor=executor, observer=progress)
     facts = {"store": args.store, "version": version, "num_segments": len(store.segments), "before": before}
     return _answer(args, facts, f"{before} segments became {len(store.segments)}, version {version}")
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from tracestore.cli.executor_options import open_executor
 from tracestore.errors import InvalidInputError
 from tracestore.progress import Progress
 
@@ -30,16 +31,22 @@ DEFAULT_CHAINS = 4
 def run_simulate(args: argparse.Namespace) -> int:
     """Run a simulator and record its traces."""
     from tracestore.execution.generate import simulate
+    from tracestore.executors import ProcessExecutor, SerialExecutor
     from tracestore.simulators.catalog import resolve
     from tracestore.store.location import StoreLocation
 
     simulator = resolve(args.simulator)
-    with Progress() as progress:
+    with open_executor(args) as executor, Progress() as progress:
+        if executor is None:
+            return OK
+        # on this machine workers are forked from this process, which has the simulator already
+        is_here = isinstance(executor, SerialExecutor | ProcessExecutor)
         store = simulate(
             simulator,
             StoreLocation(args.store, backend=args.backend, codec=args.codec),
             num_traces=args.num_traces,
-            workers=args.workers,
+            workers=executor.workers if isinstance(executor, ProcessExecutor) else 1,
+            executor=None if is_here else executor,
             seed=args.seed,
             append=args.append,
             observer=progress,

@@ -145,8 +145,8 @@ def _all_equal(part: NDArray[np.generic], chosen: slice | NDArray[np.bool_], row
         chosen = slice(None)
     rows = np.arange(len(part)) if isinstance(chosen, slice) else np.flatnonzero(chosen)
     expected = row.tobytes()
-    # one row first: observations that vary are found out by it
-    bounds = [0, 1, *range(1 + _COMPARED_ROWS, len(rows) + _COMPARED_ROWS, _COMPARED_ROWS)]
+    # single rows first, the very first being the row itself: observations that vary are found out by the second
+    bounds = [0, 1, 2, *range(2 + _COMPARED_ROWS, len(rows) + _COMPARED_ROWS, _COMPARED_ROWS)]
     for low, high in pairwise(bounds):
         found = np.ascontiguousarray(part[rows[low:high]], row.dtype)
         if found.tobytes() != expected * len(found):

@@ -3,19 +3,19 @@
 So the memory is that of the output, however many segments it comes from, and however large they are.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracestore.formats.base import ObservationInfo, Rows, SegmentReader
+from tracestore.formats.tile_places import count_up
 from tracestore.sorting.plan import SortTask
 from tracestore.store.snapshot import open_reader
 from tracestore.store.trace_store import TraceStore
-from tracestore.traces.batch import TraceBatch
+from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
 
 if TYPE_CHECKING:
     from tracestore.traces.layout import Layout
@@ -38,34 +38,62 @@ def gather(source: TraceStore, task: SortTask) -> TraceBatch:
     ChecksumError
         When a byte changed since it was sealed; names file and block.
     """
-    columns = _columns_of(source, task)
-    parts, order = [], []
-    for reader, rows, places in _sources(source, task):
-        parts.append(reader.read(rows, observations=()))
-        order.append(places)
-        for column in columns:
-            column.add(reader, rows, places)
-    joined = TraceBatch.concatenate(parts)
-    parts.clear()
-    back = np.empty(len(joined), np.int64)
-    back[np.concatenate(order)] = np.arange(len(joined))
-    observations = {column.info.name: column.values() for column in columns}
-    return replace(joined.take(back), observations=observations)
-
-
-def _sources(
-    source: TraceStore, task: SortTask
-) -> Iterator[tuple[SegmentReader, NDArray[np.int64], NDArray[np.int64]]]:
-    """Open each source segment in turn: its reader, the rows to read of it, and their places in the output."""
-    home = np.repeat(task.segment, task.num_traces)
-    order = np.argsort(home, kind="stable")
-    index = task.indices()
+    flat, observations = _FlatColumns(task), _columns_of(source, task)
     layouts: dict[int, Layout] = {}
-    for low, high in pairwise(np.flatnonzero(np.diff(home[order], prepend=-1, append=-1))):
-        places = order[low:high]
-        number = int(home[places[0]])
+    first_places = np.cumsum(task.num_traces) - task.num_traces
+    for number in np.unique(task.segment).tolist():
+        stretches = np.flatnonzero(task.segment == number)
+        counts = task.num_traces[stretches]
+        rows = count_up(task.first[stretches] - source.first_traces[number], counts)
+        places = count_up(first_places[stretches], counts)
         reader = open_reader(source.storage, source.segments[number], source.verify_mode, layouts)
-        yield reader, index[places] - source.first_traces[number], places
+        flat.add(reader.read(_as_slice(rows), observations=()), stretches, places)
+        for column in observations:
+            column.add(reader, rows, places)
+    return flat.batch({column.info.name: column.values() for column in observations})
+
+
+class _FlatColumns:
+    """Columns of the output without observations; stretches are put in order as a whole, not row by row."""
+
+    def __init__(self, task: SortTask) -> None:
+        self.task = task
+        self.layouts: dict[Layout, int] = {}
+        self.layout_index = np.empty(task.total, np.int32)
+        self.columns: dict[str, Any] = {name: np.empty(task.total, dtype) for name, dtype in TRACE_COLUMNS}
+        self.pieces: dict[str, list[NDArray[np.float64]]] = {
+            name: [np.empty(0)] * len(task.first) for name in ("values", "log_probs", "parameters")
+        }
+        self.failures: dict[int, str] = {}
+
+    def add(self, part: TraceBatch, stretches: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        """Take the stretches of a source segment, which the part has in order; `places` are those of its rows."""
+        numbers = [self.layouts.setdefault(layout, len(self.layouts)) for layout in part.layouts]
+        self.layout_index[places] = np.array(numbers, np.int32)[part.layout_index]
+        for name, column in self.columns.items():
+            column[places] = getattr(part, name)
+        bounds = np.concatenate(([0], np.cumsum(self.task.num_traces[stretches])))
+        for name, offsets in (
+            ("values", part.value_offsets),
+            ("log_probs", part.site_offsets),
+            ("parameters", part.parameter_offsets),
+        ):
+            flat, pieces = getattr(part, name), self.pieces[name]
+            for stretch, (low, high) in zip(stretches.tolist(), pairwise(offsets[bounds].tolist()), strict=True):
+                pieces[stretch] = flat[low:high]
+        self.failures |= {int(places[row]): reason for row, reason in part.failures.items()}
+
+    def batch(self, observations: dict[str, NDArray[np.generic]]) -> TraceBatch:
+        """Join the pieces, giving them up one column after the other."""
+        joined: dict[str, Any] = {name: np.concatenate(self.pieces.pop(name)) for name in list(self.pieces)}
+        return TraceBatch(
+            layouts=tuple(self.layouts),
+            layout_index=self.layout_index,
+            observations=observations,
+            failures=dict(sorted(self.failures.items())),
+            **joined,
+            **self.columns,
+        )
 
 
 def _columns_of(source: TraceStore, task: SortTask) -> list["_Column"]:

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
 from tracestore.execution.streams import TraceStreams
+from tracestore.execution.tasks import (
+    ImportableSimulator,
+    SimulateStretch,
+    run_stretches,
+    segment_limit,
+    simulate_chunk,
+)
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
-from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
+from tracestore.executors import Executor
+from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
@@ -28,12 +36,14 @@ def simulate(
     append: bool = False,
     max_sites: int = MAX_SITES,
     chunk_size: int | None = None,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> TraceStore:
     """Generate prior traces, with observations drawn from the likelihood, into a store.
 
-    The traces are a function of (simulator, seed, trace number) and do not depend on the number of workers. A trace
-    whose simulator raised, or that reached the length cap, is recorded as failed with its reason.
+    The traces are a function of (simulator, seed, trace number) and do not depend on the number of workers, nor on
+    where they run: a job that was begun in one way may be finished in another. A trace whose simulator raised, or that
+    reached the length cap, is recorded as failed with its reason.
 
     Parameters
     ----------
@@ -44,7 +54,7 @@ def simulate(
     num_traces
         Traces to generate.
     workers
-        Processes.
+        Forked processes of this machine, for any function. Each seals what it has every ten minutes.
     seed
         Seed of the job.
     append
@@ -52,7 +62,12 @@ def simulate(
     max_sites
         Length cap of a trace, in sites.
     chunk_size
-        Traces that are lost at most when a worker dies; by default a sixty-fourth of the job, at most 256.
+        Traces that are done or not done as a whole; by default a sixty-fourth of the job, at most 256. With an
+        executor a task makes one to four chunks, more in jobs of over 4,096 chunks, and is lost when its worker dies:
+        give slow simulators small chunks.
+    executor
+        Where the traces are made, instead of ``workers``. The simulator must be importable by name there, from a module
+        with the same code.
     observer
         Told of progress.
 
@@ -66,9 +81,12 @@ def simulate(
     StoreExistsError
         When the path holds another job's store; names the field that differs.
     InvalidInputError
-        When an argument is out of range.
+        When an argument is out of range; when ``workers`` and ``executor`` are given; when the simulator of an executor
+        cannot be imported by name.
     SimulatorError
-        When a worker process dies.
+        When a worker process dies, cannot import the simulator, or has other code of it.
+    ExecutorError
+        When workers of an executor die.
 
     Examples
     --------
@@ -79,6 +97,10 @@ def simulate(
     100
     """
     program = as_simulator(simulator)
+    if executor is not None and workers != 1:
+        message = f"Give `workers` or `executor`, not both; got workers={workers}. An executor has workers of its own."
+        raise InvalidInputError(message, argument="workers", found=workers)
+    shipped = None if executor is None else ImportableSimulator.of(program)
     chunks = plan_chunks(num_traces, chunk_size)
     streams = TraceStreams(seed, "simulate")
     job = Job(
@@ -94,20 +116,28 @@ def simulate(
     )
     if append:
         store = TraceStore.open(path)
+        store.fold()  # streams and chunks go on after all that was sealed
         _require_same_program(store, program)
         first = int(store.column("stream").max(initial=-1)) + 1
         first_index = max(store.completed_work(), default=-1) + 1
         chunks = plan_chunks(num_traces, chunk_size, first=first, first_index=first_index)
     else:
         store = TraceStore.open_or_create(path, job)
+    if executor is not None and shipped is not None:
+        stretch = SimulateStretch.into(
+            store,
+            shipped,
+            seed=int(seed),
+            max_sites=max_sites,
+            segment_bytes=segment_limit(executor),
+            identity=f"{job.hash} from chunk {chunks[0].index}, stream {chunks[0].first}",
+        )
+        run_stretches(store, chunks, stretch, executor=executor, observer=observer)
+        return store
     controller = PriorController()
 
     def task(chunk: Chunk) -> TraceBatch:
-        traces = [
-            run_trace(program, controller, streams.rewind(stream), max_sites=max_sites, stream=stream)
-            for stream in range(chunk.first, chunk.first + chunk.num_traces)
-        ]
-        return TraceBatch.from_traces(traces)
+        return simulate_chunk(program, controller, streams, chunk, max_sites)
 
     run_chunks(store, chunks, task, workers=workers, observer=observer)
     return store

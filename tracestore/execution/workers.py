@@ -15,7 +15,7 @@ from tracestore.execution.pieces import Piece, write_pieces
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
-__all__ = ["Chunk", "plan_chunks", "run_chunks"]
+__all__ = ["Chunk", "ChunkProgress", "plan_chunks", "run_chunks"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def run_chunks(
     """
     completed = store.completed_work()
     left = [chunk for chunk in chunks if chunk.index not in completed]
-    progress = _Progress(phase, chunks, left, observer)
+    progress = ChunkProgress(phase, chunks, left, observer)
 
     def produce(mine: Iterator[Chunk]) -> Iterator[Piece]:
         for chunk in mine:
@@ -120,24 +120,46 @@ def run_chunks(
     progress.finish()
 
 
-class _Progress:
+class ChunkProgress:
+    """Counts the traces of a job and tells an observer.
+
+    Parameters
+    ----------
+    phase
+        Name of the phase in its events.
+    chunks
+        All chunks of the job.
+    left
+        Those that are not done yet.
+    observer
+        Told of progress.
+    """
+
     def __init__(self, phase: str, chunks: Sequence[Chunk], left: Sequence[Chunk], observer: Observer | None) -> None:
         self.phase = phase
         self.total = sum(chunk.num_traces for chunk in chunks)
-        self.done = self.total - sum(chunk.num_traces for chunk in left)
         self.failed = 0
+        self.nbytes = 0
         self.start = time.perf_counter()
         self.observer = observer
+        self.restart(left)
         if observer is not None:
             observer(PhaseStarted(phase, self.total, self.done))
 
-    def advance(self, num_traces: int, num_failed: int) -> None:
+    def restart(self, left: Sequence[Chunk]) -> None:
+        """Count anew what is done."""
+        self.done = self.total - sum(chunk.num_traces for chunk in left)
+
+    def advance(self, num_traces: int, num_failed: int, nbytes: int = 0) -> None:
+        """Count some traces more, the failed ones among them, and their bytes."""
         self.done += num_traces
         self.failed += num_failed
+        self.nbytes += nbytes
         if self.observer is not None:
-            self.observer(PhaseAdvanced(self.phase, self.done, self.total, self.failed))
+            self.observer(PhaseAdvanced(self.phase, self.done, self.total, self.failed, nbytes=self.nbytes))
 
     def finish(self) -> None:
+        """Tell that all is done, and warn of failed traces."""
         if self.failed:
             logger.warning("%s: %d of %d traces are recorded failures", self.phase, self.failed, self.total)
         if self.observer is not None:

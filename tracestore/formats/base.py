@@ -5,6 +5,7 @@ conformance suite is ``tests/suites/segment_suite.py``.
 """
 
 import importlib
+import math
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,17 @@ class SegmentEntry:
     runs: str
     """Checksum of the run directory."""
     observations: tuple[ObservationInfo, ...] = ()
+
+    @property
+    def observation_bytes(self) -> int:
+        """Bytes of the observations of one trace, uncompressed, without those that all traces share."""
+        varying = (info for info in self.observations if not info.constant)
+        return sum(np.dtype(info.dtype).itemsize * math.prod(info.shape) for info in varying)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the segment when nothing is compressed, at most."""
+        return max(self.nbytes, self.num_traces * self.observation_bytes)
 
     def to_json(self) -> dict[str, JSON]:
         """Members of the record."""

@@ -26,17 +26,7 @@ def estimate_sizes(source: TraceStore) -> TraceSizes:
         The store.
     """
     runs = source.runs
-    observed = np.array(
-        [
-            sum(
-                np.dtype(info.dtype).itemsize * int(np.prod(info.shape))
-                for info in entry.observations
-                if not info.constant
-            )
-            for entry in source.segments
-        ],
-        np.float64,
-    )
+    observed = np.array([entry.observation_bytes for entry in source.segments], np.float64)
     flat = _TRACE_BYTES + _SITE_BYTES * runs.num_sites.astype(np.float64)
     estimated = np.bincount(runs.segment, flat * runs.num_traces, minlength=len(observed))
     on_disk = np.array([entry.nbytes for entry in source.segments], np.float64)

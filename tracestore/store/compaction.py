@@ -1,21 +1,33 @@
 """Join small segments into large ones; traces keep their order and their indices."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tracestore.errors import InvalidInputError
+from tracestore.errors import InvalidInputError, PublishConflictError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
-from tracestore.formats.base import CodecChoice, SegmentEntry
+from tracestore.executors import Executor, SerialExecutor
+from tracestore.formats.base import CodecChoice, SegmentEntry, SegmentReader
 from tracestore.formats.document import digest
+from tracestore.storage import Storage
+from tracestore.store.fold import publish_next, segments_of
+from tracestore.store.manifest import Commit, latest_version, read_manifest
+from tracestore.store.sealed import find_segment
+from tracestore.store.snapshot import open_reader
 from tracestore.store.trace_store import TraceStore
 from tracestore.store.writer import place_segment
 from tracestore.traces.batch import TraceBatch
 
-__all__ = ["compact", "plan_compaction", "raw_bytes", "read_blocks"]
+if TYPE_CHECKING:
+    from tracestore.traces.layout import Layout
+
+__all__ = ["JoinSegments", "compact", "plan_compaction", "read_blocks"]
 
 _BLOCK_BYTES = 32 * 2**20
+
+_MOST_PUBLICATIONS = 16
 
 
 def plan_compaction(
@@ -43,7 +55,7 @@ def plan_compaction(
     groups: list[list[SegmentEntry]] = []
     size = 0
     for entry in segments:
-        nbytes = raw_bytes(entry)
+        nbytes = entry.raw_bytes
         if groups and size + nbytes <= segment_bytes:
             groups[-1].append(entry)
             size += nbytes
@@ -53,26 +65,18 @@ def plan_compaction(
     return [tuple(group) for group in groups if rewrite or len(group) > 1]
 
 
-def raw_bytes(entry: SegmentEntry) -> int:
-    """Bytes of a segment when nothing is compressed, at most."""
-    per_trace = sum(
-        np.dtype(info.dtype).itemsize * int(np.prod(info.shape, dtype=np.int64))
-        for info in entry.observations
-        if not info.constant
-    )
-    return max(entry.nbytes, entry.num_traces * per_trace)
-
-
 def compact(
     store: TraceStore,
     *,
     segment_bytes: int = 2**30,
     codec: CodecChoice | None = None,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> int:
-    """Replace runs of small segments by larger ones, each by a commit of its own.
+    """Replace runs of small segments by larger ones, in up to 16 commits.
 
-    An interrupted call is continued by repeating it. The replaced segments stay on disk, for earlier snapshots, until
+    An interrupted call is continued by repeating it: segments that were written are found, published or not. Every
+    executor gives the same store, byte by byte. The replaced segments stay on disk, for earlier snapshots, until
     `gc` removes them.
 
     Parameters
@@ -83,6 +87,8 @@ def compact(
         Most raw bytes of a joined segment: about half the memory that is needed.
     codec
         Compress observations anew, in every segment; ``zstd`` for an archive.
+    executor
+        Where segments are joined; None is this process.
     observer
         Told of progress, in traces.
 
@@ -94,11 +100,13 @@ def compact(
     Raises
     ------
     InvalidInputError
-        When the size is not positive or the codec unknown.
+        When the size is not positive, the codec unknown, or a worker's memory too small.
     PublishConflictError
         When somebody else replaced the same segments in the meantime.
     ChecksumError
         When a byte of a segment changed; names file and block.
+    ExecutorError
+        When workers die.
 
     Examples
     --------
@@ -113,35 +121,121 @@ def compact(
         message = f"`segment_bytes` must be positive; got {segment_bytes}."
         raise InvalidInputError(message, argument="segment_bytes")
     store.refresh()
+    executor = executor or SerialExecutor()
     groups = plan_compaction(store.segments, segment_bytes, rewrite=codec is not None)
-    done, total = 0, sum(entry.num_traces for group in groups for entry in group)
+    _require_memory(executor, groups)
+    tasks = [_Task(number, _identity(group, codec), group) for number, group in enumerate(groups)]
+    join = JoinSegments(store.storage, store.backend, store.identity.codec if codec is None else codec)
+    # every publication writes a manifest of the whole store; where they fall depends on the plan alone
+    per_publication = math.ceil(len(tasks) / _MOST_PUBLICATIONS)
+    done, nbytes, total = 0, 0, sum(task.num_traces for task in tasks)
     start = time.perf_counter()
     if observer is not None:
         observer(PhaseStarted("compact", total, 0))
-    places = {entry.id: place for place, entry in enumerate(store.segments)}
-    opened = TraceStore.at(store.storage, store.version)
-    for group in groups:
-        ids = [entry.id for entry in group]
-        identity = digest(repr([(entry.id, entry.seal) for entry in group] + [codec]).encode())
-        entry = store.find_segment(identity)
-        num_traces = sum(one.num_traces for one in group)
-        if entry is None:
-            batches = read_blocks(opened, [places[one] for one in ids])
-            entry = place_segment(
-                store.storage,
-                store.backend,
-                identity,
-                batches,
-                codec=store.identity.codec if codec is None else codec,
-            )
-        if identity not in ids:
-            store.publish([entry], replaces=ids)
-        done += num_traces
+    arrived: dict[int, SegmentEntry] = {}
+    published = 0
+    for number, entry in executor.run(join, tasks, label="compact"):
+        arrived[number] = entry
+        while published < len(tasks):
+            batch = tasks[published : published + per_publication]
+            if not all(task.number in arrived for task in batch):
+                break
+            _publish(store.storage, [(arrived[task.number], task.ids) for task in batch])
+            store.refresh()
+            published += len(batch)
+        done += tasks[number].num_traces
+        nbytes += tasks[number].nbytes
         if observer is not None:
-            observer(PhaseAdvanced("compact", done, total))
+            observer(PhaseAdvanced("compact", done, total, nbytes=nbytes))
     if observer is not None:
         observer(PhaseFinished("compact", time.perf_counter() - start))
     return store.version
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Neighboring segments that become one."""
+
+    number: int
+    identity: str
+    group: tuple[SegmentEntry, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(entry.id for entry in self.group)
+
+    @property
+    def num_traces(self) -> int:
+        return sum(entry.num_traces for entry in self.group)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.raw_bytes for entry in self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinSegments:
+    """Writes the traces of some segments as one; the same bytes in every process, as often as asked."""
+
+    storage: Storage
+    backend: str
+    codec: CodecChoice
+
+    def __call__(self, task: _Task) -> tuple[int, SegmentEntry]:
+        """Make the segment unless it is there; the task's number, and the entry."""
+        found = find_segment(self.storage, self.backend, task.identity)
+        if found is None:
+            batches = self._read(task.group)
+            found = place_segment(self.storage, self.backend, task.identity, batches, codec=self.codec)
+        return task.number, found
+
+    def _read(self, group: Sequence[SegmentEntry]) -> Iterator[TraceBatch]:
+        known: dict[int, Layout] = {}
+        for entry in group:
+            # one open at a time: thousands of small segments would keep their files mapped
+            yield from _read_segment(entry, open_reader(self.storage, entry, "first", known))
+
+
+def _identity(group: Sequence[SegmentEntry], codec: CodecChoice | None) -> str:
+    """Id of a joined segment, a function of what is in it."""
+    return digest(repr([(entry.id, entry.seal) for entry in group] + [codec]).encode())
+
+
+def _require_memory(executor: Executor, groups: Sequence[Sequence[SegmentEntry]]) -> None:
+    needed = 2 * max((sum(entry.raw_bytes for entry in group) for group in groups), default=0)
+    limit = executor.memory_limit
+    if limit is not None and needed > limit:
+        message = (
+            f"Joining segments needs {needed} bytes of memory, and a worker of the executor may use {limit}; give a "
+            "smaller `segment_bytes`, or workers with more memory."
+        )
+        raise InvalidInputError(message, argument="segment_bytes", needed=needed, limit=limit)
+
+
+def _publish(storage: Storage, joined: Sequence[tuple[SegmentEntry, tuple[str, ...]]]) -> None:
+    """Put joined segments where the first of those are that they stand for, all in one snapshot."""
+    while True:
+        manifest = read_manifest(storage, latest_version(storage))
+        present = {entry.id for entry in manifest.segments}
+        new = [(entry, ids) for entry, ids in joined if entry.id not in present]
+        if not new:
+            return
+        gone = sorted(identity for _, ids in new for identity in ids if identity not in present)
+        if gone:
+            message = f"Segments {', '.join(gone)} are not in version {manifest.version} any more; plan again."
+            raise PublishConflictError(message, segments=gone)
+        home = {identity: entry for entry, ids in new for identity in ids}
+        segments = tuple(dict.fromkeys(home.get(entry.id, entry) for entry in manifest.segments))
+        commits = tuple(_moved(storage, commit, home) for commit in manifest.commits)
+        changed = replace(manifest, segments=segments, commits=commits)
+        if publish_next(storage, changed, [entry for entry, _ in new]) is not None:
+            return
+
+
+def _moved(storage: Storage, commit: Commit, home: Mapping[str, SegmentEntry]) -> Commit:
+    """Say where the traces of a commit are."""
+    ids = segments_of(storage, commit)
+    return replace(commit, segments=tuple(dict.fromkeys(home[one].id if one in home else one for one in ids)))
 
 
 def read_blocks(store: TraceStore, places: Iterable[int]) -> Iterator[TraceBatch]:
@@ -155,7 +249,10 @@ def read_blocks(store: TraceStore, places: Iterable[int]) -> Iterator[TraceBatch
         Positions of the segments.
     """
     for place in places:
-        entry, reader = store.segments[place], store.segment(place)
-        per_block = max(1, _BLOCK_BYTES * entry.num_traces // max(raw_bytes(entry), 1))
-        for start in range(0, entry.num_traces, per_block):
-            yield reader.read(slice(start, min(start + per_block, entry.num_traces)))
+        yield from _read_segment(store.segments[place], store.segment(place))
+
+
+def _read_segment(entry: SegmentEntry, reader: SegmentReader) -> Iterator[TraceBatch]:
+    per_block = max(1, _BLOCK_BYTES * entry.num_traces // max(entry.raw_bytes, 1))
+    for start in range(0, entry.num_traces, per_block):
+        yield reader.read(slice(start, min(start + per_block, entry.num_traces)))

@@ -46,8 +46,10 @@ class Commit:
     set_aside: bool = False
     """Its work was committed before by another receipt; its segment is not part of the store."""
     segments: tuple[str, ...] | None = None
-    """Ids of the segments that its traces are in by now, empty when a sort has spread them; None in manifests of earlier
-    releases: see the receipt."""
+    """Ids of the segments that its traces are in by now, empty when a sort has spread them.
+
+    None in manifests of earlier releases: see the receipt.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Segments as parts of their own, opened one at a time, and a function called with each; knows no executor by name."""
 
-import math
 import pickle
 import time
 import traceback
@@ -8,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Generic, TypeVar, cast
-
-import numpy as np
 
 from tracestore.errors import InvalidInputError, TracestoreError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
@@ -161,7 +158,7 @@ def map_segments(
         for position, result in _run(executor or SerialExecutor(), call, tasks):
             results[position] = result
             done += segments[position].num_traces
-            nbytes += _raw_bytes(segments[position])
+            nbytes += segments[position].raw_bytes
             if observer is not None:
                 observer(PhaseAdvanced("map", done, snapshot.num_traces, nbytes=nbytes))
     except _FunctionError as carrier:
@@ -217,14 +214,6 @@ def _run(executor: Executor, call: _CallWithSegment[Result], tasks: list[Segment
             "the top of a module that they can import, and give it plain data instead of open files, locks or clients."
         )
         raise InvalidInputError(message, function=name) from error
-
-
-def _raw_bytes(entry: SegmentEntry) -> int:
-    """Bytes of a segment when its observations are not compressed, at most."""
-    per_trace = sum(
-        np.dtype(info.dtype).itemsize * math.prod(info.shape) for info in entry.observations if not info.constant
-    )
-    return max(entry.nbytes, entry.num_traces * per_trace)
 
 
 def _name_of(function: Callable[..., object]) -> str:

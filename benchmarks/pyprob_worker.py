@@ -1,8 +1,11 @@
-"""The predecessor's half of `pyprob_peer.py`; runs in an environment of its own, with pyprob, numpy and torch only.
+"""The predecessor's half of `pyprob_peer.py` and `pyprob_sort.py`; runs in an environment of its own.
+
+That has pyprob, numpy and torch only.
 
     python pyprob_worker.py write   FOLDER --num-traces N --per-file K
     python pyprob_worker.py prepare FOLDER --num-traces N --per-file K
     python pyprob_worker.py read    FOLDER --batches B
+    python pyprob_worker.py sort    FOLDER --model marsaglia|shower --num-traces N --per-file K
 
 Each stage prints one line of JSON. A process that has opened an offline data set of pyprob 1.5.0 does not come to an
 end by itself, so that this one leaves without shutting the interpreter down.
@@ -124,6 +127,21 @@ def prepare(arguments):
     return {"sort": timer.of(len(dataset)), "num_bytes": num_bytes}
 
 
+def sort(arguments):
+    """Generate, then sort as a user has to: the first open hashes every trace, `save_sorted` writes them anew."""
+    traces, ordered = str(arguments.folder / "traces"), str(arguments.folder / "sorted")
+    model = {"marsaglia": GumMarsaglia, "shower": Shower}[arguments.model]()
+    model.save_dataset(traces, num_traces=arguments.num_traces, num_traces_per_file=arguments.per_file)
+    with Timer() as opening:
+        dataset = OfflineDataset(traces)
+    with Timer() as saving:
+        dataset.save_sorted(ordered, num_traces_per_file=arguments.per_file)
+    num_bytes = sum(path.stat().st_size for path in Path(ordered).iterdir())
+    versions = {name: version(name) for name in ("pyprob", "torch", "numpy", "sqlitedict")}
+    times = {"open": opening.of(arguments.num_traces), "save": saving.of(arguments.num_traces)}
+    return {**times, "num_bytes": num_bytes, "versions": versions}
+
+
 def read(arguments):
     """Read minibatches of the sorted set: in order, whole batches shuffled (pyprob's own way), traces shuffled."""
     dataset = OfflineDataset(str(arguments.folder / "sorted"))
@@ -146,11 +164,12 @@ def read(arguments):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["prepare", "read", "write"])
+    parser.add_argument("stage", choices=["prepare", "read", "sort", "write"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--num-traces", type=int, default=BATCH, help="a multiple of --per-file")
     parser.add_argument("--per-file", type=int, default=BATCH)
     parser.add_argument("--batches", type=int, default=1)
+    parser.add_argument("--model", choices=["marsaglia", "shower"], default="marsaglia")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -160,7 +179,7 @@ def main(arguments):
     torch.set_num_threads(1)
     pyprob.set_verbosity(0)
     pyprob.seed(arguments.seed)
-    stage = {"write": write, "prepare": prepare, "read": read}[arguments.stage]
+    stage = {"write": write, "prepare": prepare, "read": read, "sort": sort}[arguments.stage]
     with contextlib.redirect_stdout(io.StringIO()):  # progress, and a line for every trace type
         found = stage(arguments)
     print(json.dumps(found))

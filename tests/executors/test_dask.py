@@ -43,7 +43,7 @@ def executor():
 def cluster_in_process(**options):
     """Scheduler and workers as threads of this process: cheap, and enough where no process must die."""
     with (
-        LocalCluster(processes=False, threads_per_worker=1, dashboard_address=None, **options) as cluster,
+        LocalCluster(processes=False, threads_per_worker=1, dashboard_address=":0", **options) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

@@ -203,7 +203,9 @@ def plan_sort(
         is_kept = find_kept(segment, runs.first[order], per_segment, segment_bytes)[segment]
     cuts = _cut_all(segment, is_kept, lengths, raw, segment_bytes)
     run_ends = np.cumsum(lengths)
-    starts = np.unique(np.concatenate((run_ends - lengths, cuts)))
+    # two sorted arrays: a stable sort merges them, where `unique` would hash every number
+    starts = np.sort(np.concatenate((run_ends - lengths, cuts)), kind="stable")
+    starts = starts[np.diff(starts, prepend=-1) != 0]
     counts = np.diff(starts, append=num_traces)
     run = np.searchsorted(run_ends, starts, "right")
     output = np.searchsorted(cuts, starts, "right") - 1

@@ -4,20 +4,16 @@ Knows two file layouts and nothing of pickles. Neither needs a library: pyprob r
 often missing today, and fell back to the portable kind ("dumb"). Files of ndbm need the interpreter's ``dbm.ndbm``.
 """
 
-from __future__ import annotations
-
-__all__ = ["DumbTable", "GdbmTable", "NdbmTable", "is_gdbm"]
-
 import ast
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tracestore.errors import FormatError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["DumbTable", "GdbmTable", "NdbmTable", "is_gdbm"]
 
 # magic number -> width of an offset; the magic number also tells the byte order
 _MAGICS = {0x13579ACD: 4, 0x13579ACE: 4, 0x13579ACF: 8, 0x13579AD0: 4, 0x13579AD1: 8}

@@ -4,17 +4,12 @@ Knows the layout of SQLite's table leaf pages and nothing of SQL. Used only when
 rows of two columns, a key and a value; a value that runs over several pages is put together from its chain of pages.
 """
 
-from __future__ import annotations
-
-__all__ = ["SqlitePages"]
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from tracestore.errors import FormatError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+__all__ = ["SqlitePages"]
 
 _TABLE_LEAF = 0x0D
 _MAX_KEY_BYTES = 65536

@@ -6,10 +6,6 @@ by `check_opcodes` first, so that memory is bounded by the length of the record,
 persistent ids are out of reach.
 """
 
-from __future__ import annotations
-
-__all__ = ["PLAIN_ERRORS", "load_pickle", "load_value"]
-
 import io
 import pickle
 import struct
@@ -19,7 +15,8 @@ from tracestore.errors import FormatError
 from tracestore.importers.pyprob_opcodes import check_opcodes
 from tracestore.importers.pyprob_stand_ins import LoadFromBytes, admitted_globals, stored_dtype
 
-#: What damaged or hostile bytes make the standard library raise.
+__all__ = ["PLAIN_ERRORS", "load_pickle", "load_value"]
+
 PLAIN_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -35,9 +32,10 @@ PLAIN_ERRORS = (
     struct.error,
     zlib.error,
 )
+"""What damaged or hostile bytes make the standard library raise."""
 
-#: Bytes of string contents that go with one byte of opcodes; a trace has more strings and tensors than opcodes.
 _STRUCTURE_SHARE = 8
+"""Bytes of string contents that go with one byte of opcodes; a trace has more strings and tensors than opcodes."""
 
 
 class _RestrictedUnpickler(pickle.Unpickler):

@@ -10,7 +10,12 @@ Numpy only. Knows nothing of files, pickles or stores. Three places differ from 
 * The result of the simulator, which may be any Python object, is dropped; ``has_result`` says whether there was one.
 """
 
-from __future__ import annotations
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "ParameterValue",
@@ -19,15 +24,6 @@ __all__ = [
     "PyprobTrace",
     "PyprobVariable",
 ]
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 ParameterValue: TypeAlias = NDArray[np.float64] | float | int | bool | None
 
@@ -53,7 +49,7 @@ class PyprobDistribution:
 
     family: str
     parameters: Mapping[str, ParameterValue]
-    components: tuple[PyprobDistribution, ...] = ()
+    components: "tuple[PyprobDistribution, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

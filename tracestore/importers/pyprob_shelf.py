@@ -6,16 +6,15 @@ contains is run. A file of traces has the keys "0", "1", ... and ``__length``; t
 (``posterior(..., file_name=...)``) has the same keys and ``log_weights`` instead of a length.
 """
 
-from __future__ import annotations
-
-__all__ = ["PyprobFiles", "PyprobShelf", "find_pyprob_files", "read_address_dictionary"]
-
+import os
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracestore.errors import FormatError, InvalidInputError, StoreNotFoundError
 from tracestore.importers.pyprob_dbm import DumbTable, GdbmTable, NdbmTable, is_gdbm
@@ -25,14 +24,10 @@ from tracestore.importers.pyprob_sqlite import SqliteTable, is_sqlite
 from tracestore.importers.pyprob_tensors import StoredTensor
 from tracestore.importers.pyprob_trace_records import trace_record
 
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping
+__all__ = ["PyprobFiles", "PyprobShelf", "find_pyprob_files", "read_address_dictionary"]
 
-    from numpy.typing import NDArray
-
-#: Most bytes of one record, uncompressed, unless a caller says otherwise.
 RECORD_LIMIT_BYTES = 256 << 20
+"""Most bytes of one record, uncompressed, unless a caller says otherwise."""
 
 _SUFFIXES = (".dat", ".dir", ".bak", ".pag", ".db")
 _LEFTOVERS = ("-journal", "-wal", "-shm", ".lock", ".tmp")

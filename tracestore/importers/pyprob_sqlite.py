@@ -7,21 +7,16 @@ A damaged page costs the records on it. When a lookup through SQLite fails, all 
 leaf pages that hold the table's rows, so sound pages are read even when the page that leads to them is damaged.
 """
 
-from __future__ import annotations
-
-__all__ = ["SqliteTable", "is_sqlite"]
-
 import contextlib
 import re
 import sqlite3
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import quote
 
 from tracestore.errors import FormatError
 from tracestore.importers.pyprob_pages import SqlitePages
 
-if TYPE_CHECKING:
-    from pathlib import Path
+__all__ = ["SqliteTable", "is_sqlite"]
 
 _MAGIC = b"SQLite format 3\0"
 _SCHEMA = re.compile(r'CREATE TABLE "?unnamed"? \(key TEXT PRIMARY KEY, value BLOB\)')

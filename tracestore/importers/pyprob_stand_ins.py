@@ -6,21 +6,16 @@ that put their arguments into a stand-in and copy nothing, so a short pickle can
 the same reason a storage or array that is referred to many times is converted once.
 """
 
-from __future__ import annotations
-
-__all__ = ["LoadFromBytes", "StoredArray", "StoredObject", "admitted_globals", "stored_dtype"]
-
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracestore.errors import FormatError
 from tracestore.importers.pyprob_tensors import StoredStorage, StoredTensor, element_type
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
+__all__ = ["LoadFromBytes", "StoredArray", "StoredObject", "admitted_globals", "stored_dtype"]
 
 
 class StoredObject:
@@ -60,7 +55,7 @@ class StoredArray:
         _, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
-    def fill(self, data: object, dtype: object, shape: object, order: object) -> StoredArray:
+    def fill(self, data: object, dtype: object, shape: object, order: object) -> "StoredArray":
         """Keep the parts of the array."""
         self._parts, self._array = (data, dtype, shape, order), None
         return self
@@ -238,7 +233,7 @@ class _NumpyScalar(_Call):
 class _NumpyFromBuffer(_Call):
     __slots__ = ()
 
-    def __call__(self, data: object, dtype: object, shape: object, order: object) -> StoredArray:
+    def __call__(self, data: object, dtype: object, shape: object, order: object) -> "StoredArray":
         return StoredArray(self._limit).fill(data, dtype, shape, order)
 
 

@@ -10,22 +10,18 @@ Everything is read on demand and views the bytes at hand: a tensor may not reach
 expanded tensor (stride 0) takes no memory of its own.
 """
 
-from __future__ import annotations
-
-__all__ = ["StoredStorage", "StoredTensor", "element_type"]
-
 import io
 import pickle
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracestore.errors import FormatError
 from tracestore.importers.pyprob_opcodes import check_opcodes
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+__all__ = ["StoredStorage", "StoredTensor", "element_type"]
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001

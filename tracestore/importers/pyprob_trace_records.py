@@ -25,13 +25,10 @@ Factor                 _log_prob                                                
 Beta, Exponential, TruncatedNormal and Mixture; 1.2 added the rest except Factor, which came with 1.4.
 """
 
-from __future__ import annotations
-
-__all__ = ["trace_record"]
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracestore.errors import FormatError
 from tracestore.importers.pyprob_pickle import PLAIN_ERRORS
@@ -39,8 +36,7 @@ from tracestore.importers.pyprob_records import ParameterValue, PyprobDistributi
 from tracestore.importers.pyprob_stand_ins import StoredArray, StoredObject
 from tracestore.importers.pyprob_tensors import StoredTensor
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+__all__ = ["trace_record"]
 
 _MAX_MIXTURE_DEPTH = 8
 _MAX_LIST_ELEMENTS = 1 << 20

@@ -5,8 +5,9 @@
 PATH is the interpreter of an environment of its own, see `pyprob_peer.py`. Both sides sort prior traces of the same
 model, as many and in as many files, one process and one thread each, in turns. pyprob sorts by a hash that its first
 open computes from every trace, so that opening counts; generating does not. A store is opened and sorted into a new one
-of 64 MiB segments, forced to the disk, which pyprob does not do. The first sort of this process does not count. Every
-ratio is the best of all repeats over the best, in brackets the range of single repeats.
+of 64 MiB segments, forced to the disk, which pyprob does not do. Its files are imported, too: read, converted, written
+and forced to the disk, beside its own reading of them, which only hashes what it reads. The first sort of this process
+does not count. Every ratio is the best of all repeats over the best, in brackets the range of single repeats.
 """
 
 import argparse
@@ -52,6 +53,7 @@ def compare(peer, folder, model, scale, repeats):
     num_traces = max(1, round(num_traces * scale / per_file)) * per_file
     whole = Line(f"{model}, sort_store", "first open + save_sorted", GOAL)
     saving = Line(f"{model}, sort_store", "save_sorted alone", None)
+    importing = Line(f"{model}, import_pyprob", "first open, which reads each trace once", None)
     make(model, folder / "ours", num_traces, per_file)
     sort(folder / "ours", folder / "warm")
     for repeat in range(repeats):
@@ -64,11 +66,13 @@ def compare(peer, folder, model, scale, repeats):
         both = {"num_traces": num_traces, "wall": opened.wall + saved.wall, "cpu": opened.cpu + saved.cpu}
         whole.add(ours, both)
         saving.add(ours, found["save"])
+        imported = timed(lambda: ts.import_pyprob(theirs / "traces", folder / f"imported-{repeat}").num_traces_out)  # noqa: B023
+        importing.add(imported, found["open"])
         shutil.rmtree(theirs)
     sizes = [tree_bytes(folder / "sorted-0") / num_traces, found["num_bytes"] / num_traces]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     fact = f"{model}: {num_traces:,} traces, {sizes[0]:,.0f} bytes of a sorted one against {sizes[1]:,.0f}."
-    return versions, fact, [whole, saving]
+    return versions, fact, [whole, saving, importing]
 
 
 def main():

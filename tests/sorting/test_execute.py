@@ -314,6 +314,26 @@ def test_mixed_simulators_are_refused(source, tmp_path):
         sort_store(source.path, tmp_path / "sorted")
 
 
+class Limited(SerialExecutor):
+    """Says that its workers have some memory."""
+
+    def __init__(self, memory_limit):
+        self.memory_limit = memory_limit
+
+
+def test_memory_of_workers_is_looked_at_before_anything_is_copied(source, tmp_path):
+    needed = plan_store(source).peak_memory
+    # a worker takes 180 MB itself, and a fifth of its limit stays free
+    just_enough = 1.25 * (needed + 180_000_000) + 1
+    with pytest.raises(PlanError, match=r"use segments of at most [\d,]+ bytes, or workers with more") as caught:
+        sort_store(source, tmp_path / "sorted", executor=Limited(int(just_enough - needed / 2)))
+    assert caught.value.fields["needed"] == needed
+    with pytest.raises(PlanError, match="is kept free; use workers with more"):
+        sort_store(source, tmp_path / "sorted", executor=Limited(200_000_000))
+    assert not (tmp_path / "sorted").exists()
+    assert len(sort_store(source, tmp_path / "sorted", executor=Limited(int(just_enough)))) == len(source)
+
+
 def test_empty_source_is_refused(tmp_path):
     with pytest.raises(PlanError, match="holds no traces"):
         sort_store(TraceStore.create(tmp_path / "source"), tmp_path / "sorted")

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,31 @@ def test_job_of_slurm_has_what_was_asked_for(source):
     assert "--nthreads 1 " in output
     assert "--nworkers 8 " in output
     assert len(TraceStore.open(source)) == 1500
+
+
+@pytest.mark.parametrize("script", ["sort_mpi.sh", "sort_dask_mpi.sh"])
+def test_job_goes_back_into_the_queue_when_its_time_is_up(tmp_path, script):
+    stubs = {
+        "launch": f'cd "{tmp_path}"; echo $$ > started.new; mv started.new started; exec sleep 300',
+        "scontrol": f'echo "$@" > "{tmp_path}/requeued"',
+    }
+    for name, line in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join((str(tmp_path), str(BIN), os.environ["PATH"]))
+    environment = os.environ | {"PATH": path, "LAUNCH": str(tmp_path / "launch"), "SLURM_JOB_ID": "77"}
+    job = subprocess.Popen(["bash", str(EXAMPLES / script), "traces"], env=environment)
+    try:
+        while not (tmp_path / "started").exists():
+            assert job.poll() is None, "it ended before it began"
+            time.sleep(0.01)
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(60) != 0
+        assert (tmp_path / "requeued").read_text() == "requeue 77\n"
+    finally:
+        job.kill()
+        if (tmp_path / "started").exists():
+            os.kill(int((tmp_path / "started").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.store.stores import JOB, by_stream, make_chunk
 from tests.suites.batches import assert_same
+from tracestore.sorting import sort_store
 from tracestore.store import TraceStore, compact, gc, recover, verify
 from tracestore.traces import TraceBatch
 
@@ -241,6 +242,22 @@ def run_job(path, backend, sealed):
     gc(store, older_than=0)
 
 
+def run_tasks_job(path, backend, sealed):
+    """Commit three chunks as tasks do, sort in place, collect."""
+    store = TraceStore.open_or_create(path, JOB, backend=backend, codec="lz4")
+    done = store.completed_work()
+    for unit in UNITS:
+        if unit not in done:
+            store.commit_segment(f"piece-{unit}", [make_chunk(unit, CHUNK)], work=[unit], state={"unit": unit})
+            sealed.append(unit)
+    store.fold()
+    sort_store(store)
+    gc(store, older_than=0)
+
+
+JOBS = [pytest.param(run_job, id="writer"), pytest.param(run_tasks_job, id="tasks")]
+
+
 def units_on_disk(path):
     """Units of work that receipts and seals in place name, read without the library."""
     documents = [json.loads(file.read_bytes()) for file in path.glob("receipts/[!.]*.json")]
@@ -264,14 +281,14 @@ def require_sound(store, units):
     assert verify(store, deep=True, log_probs=False) == []
 
 
-def require_recovery(path, backend, sealed):
+def require_recovery(path, backend, sealed, job=run_job):
     """Open what a death left, and finish the job."""
     found = units_on_disk(path)
     assert set(sealed) <= found
     again = TraceStore.open_or_create(path, JOB, backend=backend, codec="lz4")
     recover(again)
     require_sound(again, found)
-    run_job(path, backend, [])
+    job(path, backend, [])
     final = TraceStore.open(path)
     require_sound(final, UNITS)
     assert [part for part, _ in final.work_states()] == [[unit] for unit in UNITS]
@@ -281,21 +298,21 @@ def require_recovery(path, backend, sealed):
     assert list((path / "staging").iterdir()) == []
 
 
-def count_operations(dying_after, path, backend):
+def count_operations(dying_after, path, backend, job=run_job):
     kernel = Kernel(path)
-    assert dying_after(kernel, lambda: run_job(path, backend, []))
+    assert dying_after(kernel, lambda: job(path, backend, []))
     kernel.forget()
     shutil.rmtree(path)
     return kernel.kinds
 
 
-def die_at(dying_after, path, backend, last, moment):
+def die_at(dying_after, path, backend, last, moment, job=run_job):
     """Whether the job died."""
     kernel = Kernel(path, last, moment)
     sealed: list[int] = []
-    finished = dying_after(kernel, lambda: run_job(path, backend, sealed))
+    finished = dying_after(kernel, lambda: job(path, backend, sealed))
     kernel.forget()
-    require_recovery(path, backend, sealed)
+    require_recovery(path, backend, sealed, job)
     shutil.rmtree(path)
     return not finished
 
@@ -318,9 +335,10 @@ def test_operations_of_the_job_are_seen(dying_after, tmp_path, backend):
     assert min(kinds[kind] for kind in ("open", "write", "fsync", "mkdir", "unlink")) > 10
 
 
+@pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_death_at_a_sample_of_operations_loses_nothing_sealed(dying_after, tmp_path, backend):
-    kinds = count_operations(dying_after, tmp_path / "count", backend)
+def test_death_at_a_sample_of_operations_loses_nothing_sealed(dying_after, tmp_path, backend, job):
+    kinds = count_operations(dying_after, tmp_path / "count", backend, job)
     rng = np.random.default_rng(1)
     publishing = [place for place, kind in enumerate(kinds, 1) if kind in PUBLISHING]
     others = [place for place, kind in enumerate(kinds, 1) if kind not in PUBLISHING]
@@ -328,7 +346,7 @@ def test_death_at_a_sample_of_operations_loses_nothing_sealed(dying_after, tmp_p
     # death after an operation is death before the next one, but for writes
     points = [*itertools.product(publishing, ("before", "power")), *zip(chosen, itertools.cycle(MOMENTS), strict=False)]
     for last, moment in points:
-        assert die_at(dying_after, tmp_path / "store", backend, last, moment)
+        assert die_at(dying_after, tmp_path / "store", backend, last, moment, job)
 
 
 @pytest.mark.slow

@@ -2,18 +2,17 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tracestore.errors import InvalidInputError, PublishConflictError
+from tracestore.errors import InvalidInputError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.executors import Executor, SerialExecutor
 from tracestore.formats.base import CodecChoice, SegmentEntry, SegmentReader
 from tracestore.formats.document import digest
 from tracestore.storage import Storage
-from tracestore.store.fold import publish_next, segments_of
-from tracestore.store.manifest import Commit, latest_version, read_manifest
+from tracestore.store.fold import Replacement, publish_segments
 from tracestore.store.sealed import find_segment
 from tracestore.store.snapshot import open_reader
 from tracestore.store.trace_store import TraceStore
@@ -140,7 +139,7 @@ def compact(
             batch = tasks[published : published + per_publication]
             if not all(task.number in arrived for task in batch):
                 break
-            _publish(store.storage, [(arrived[task.number], task.ids) for task in batch])
+            publish_segments(store.storage, [Replacement((arrived[task.number],), task.ids) for task in batch])
             store.refresh()
             published += len(batch)
         done += tasks[number].num_traces
@@ -210,32 +209,6 @@ def _require_memory(executor: Executor, groups: Sequence[Sequence[SegmentEntry]]
             "smaller `segment_bytes`, or workers with more memory."
         )
         raise InvalidInputError(message, argument="segment_bytes", needed=needed, limit=limit)
-
-
-def _publish(storage: Storage, joined: Sequence[tuple[SegmentEntry, tuple[str, ...]]]) -> None:
-    """Put joined segments where the first of those are that they stand for, all in one snapshot."""
-    while True:
-        manifest = read_manifest(storage, latest_version(storage))
-        present = {entry.id for entry in manifest.segments}
-        new = [(entry, ids) for entry, ids in joined if entry.id not in present]
-        if not new:
-            return
-        gone = sorted(identity for _, ids in new for identity in ids if identity not in present)
-        if gone:
-            message = f"Segments {', '.join(gone)} are not in version {manifest.version} any more; plan again."
-            raise PublishConflictError(message, segments=gone)
-        home = {identity: entry for entry, ids in new for identity in ids}
-        segments = tuple(dict.fromkeys(home.get(entry.id, entry) for entry in manifest.segments))
-        commits = tuple(_moved(storage, commit, home) for commit in manifest.commits)
-        changed = replace(manifest, segments=segments, commits=commits)
-        if publish_next(storage, changed, [entry for entry, _ in new]) is not None:
-            return
-
-
-def _moved(storage: Storage, commit: Commit, home: Mapping[str, SegmentEntry]) -> Commit:
-    """Say where the traces of a commit are."""
-    ids = segments_of(storage, commit)
-    return replace(commit, segments=tuple(dict.fromkeys(home[one].id if one in home else one for one in ids)))
 
 
 def read_blocks(store: TraceStore, places: Iterable[int]) -> Iterator[TraceBatch]:

@@ -1,7 +1,7 @@
 """Fold receipts into the next snapshot: a set union that any number of processes may attempt at once (format 2.16)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from tracestore.errors import PublishConflictError, TracestoreWarning
@@ -16,6 +16,7 @@ from tracestore.store.trace_types import TraceTypeBook
 __all__ = [
     "SEGMENTS",
     "FoldPlan",
+    "Replacement",
     "completed_units",
     "fold",
     "pending_receipts",
@@ -104,50 +105,70 @@ def fold(storage: Storage) -> Manifest:
             return published
 
 
-def publish_segments(storage: Storage, segments: Sequence[SegmentEntry], *, replaces: Sequence[str] = ()) -> Manifest:
-    """Publish sealed segments without receipts, in the order given.
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Segments, in order, and the ids of those that they stand for."""
+
+    segments: tuple[SegmentEntry, ...]
+    replaces: tuple[str, ...] = ()
+
+    def is_published(self, present: Sequence[str]) -> bool:
+        """Whether the segments are there, those that they stand for are not, and moved ones are in order."""
+        listed, replaced = [entry.id for entry in self.segments], set(self.replaces)
+        if not set(listed) <= set(present) or (replaced - set(listed)) & set(present):
+            return False
+        return replaced.isdisjoint(listed) or [identity for identity in present if identity in set(listed)] == listed
+
+    def placed(self, present: Collection[str]) -> list[SegmentEntry]:
+        """Those that get a new place: segments that are there already stay there, unless they are replaced, too."""
+        return [entry for entry in self.segments if entry.id not in present or entry.id in self.replaces]
+
+
+def publish_segments(storage: Storage, replacements: Sequence[Replacement]) -> Manifest:
+    """Publish sealed segments without receipts, all in one snapshot.
 
     Parameters
     ----------
     storage
         The store.
-    segments
-        Segments that are in place; those that the store has already are left where they are, unless they are among
-        those replaced.
-    replaces
-        Ids of segments that the ones given stand for: they take the place of the first of these.
+    replacements
+        Segments that are in place, and what they stand for: they take the place of the first of these, or come last
+        when there are none.
 
     Raises
     ------
     PublishConflictError
         When a segment to be replaced is not in the store any more.
     """
-    listed, replaced = [entry.id for entry in segments], set(replaces)
     while True:
         manifest = read_manifest(storage, latest_version(storage))
         present = [entry.id for entry in manifest.segments]
-        if _is_published(listed, replaced, present):
+        left = [one for one in replacements if not one.is_published(present)]
+        if not left:
             return manifest
-        gone = sorted(replaced - set(present))
+        gone = sorted({identity for one in left for identity in one.replaces} - set(present))
         if gone:
             message = f"Segments {', '.join(gone)} are not in version {manifest.version} any more; plan again."
             raise PublishConflictError(message, segments=gone)
-        place = min((present.index(identity) for identity in replaced), default=len(present))
-        before, after = manifest.segments[:place], manifest.segments[place:]
-        placed = tuple(entry for entry in segments if entry.id in replaced or entry.id not in set(present))
-        others = tuple(entry for entry in after if entry.id not in replaced)
-        new = [entry for entry in placed if entry.id not in set(present)]
-        commits = _moved(storage, manifest.commits, replaced - set(listed), tuple(entry.id for entry in new))
-        published = publish_next(storage, replace(manifest, segments=(*before, *placed, *others), commits=commits), new)
+        segments = _replaced(manifest.segments, left)
+        changed = replace(manifest, segments=segments, commits=_moved(storage, manifest.commits, left))
+        published = publish_next(storage, changed, [entry for entry in segments if entry.id not in set(present)])
         if published is not None:
             return published
 
 
-def _is_published(listed: Sequence[str], replaced: set[str], present: Sequence[str]) -> bool:
-    """Whether segments are there, those that they stand for are not, and moved ones are in order."""
-    if not set(listed) <= set(present) or (replaced - set(listed)) & set(present):
-        return False
-    return replaced.isdisjoint(listed) or [identity for identity in present if identity in set(listed)] == listed
+def _replaced(segments: Sequence[SegmentEntry], replacements: Sequence[Replacement]) -> tuple[SegmentEntry, ...]:
+    """Put segments where the first of those are that they stand for."""
+    place_of = {entry.id: place for place, entry in enumerate(segments)}
+    heads = {min(map(place_of.__getitem__, one.replaces), default=-1 - k): one for k, one in enumerate(replacements)}
+    dropped = {identity for one in replacements for identity in one.replaces}
+    found: list[SegmentEntry] = []
+    for place, entry in enumerate(segments):
+        if place in heads:
+            found += heads[place].placed(place_of)
+        if entry.id not in dropped:
+            found.append(entry)
+    return (*found, *(entry for one in replacements if not one.replaces for entry in one.placed(place_of)))
 
 
 def publish_next(storage: Storage, manifest: Manifest, new: Sequence[SegmentEntry] = ()) -> Manifest | None:
@@ -176,14 +197,21 @@ def segments_of(storage: Storage, commit: Commit) -> tuple[str, ...]:
     return () if receipt.segment is None or commit.set_aside else (receipt.segment.id,)
 
 
-def _moved(storage: Storage, commits: Sequence[Commit], gone: set[str], new: tuple[str, ...]) -> tuple[Commit, ...]:
-    """Say of every commit where its traces are when some segments stand for others: in the one, or spread."""
-    if not gone:
+def _moved(storage: Storage, commits: Sequence[Commit], replacements: Sequence[Replacement]) -> tuple[Commit, ...]:
+    """Say of every commit where its traces are when some segments stand for others: each in one of these, or spread."""
+    homes: dict[str, list[str]] = {}
+    for one in replacements:
+        listed = {entry.id for entry in one.segments}
+        new = [entry.id for entry in one.segments if entry.id not in one.replaces]
+        homes |= {identity: new for identity in one.replaces if identity not in listed}
+    if not homes:
         return tuple(commits)
     moved = []
     for commit in commits:
         ids = segments_of(storage, commit)
-        moved.append(replace(commit, segments=ids if gone.isdisjoint(ids) else new if len(new) == 1 else ()))
+        found = [homes.get(identity, [identity]) for identity in ids]
+        is_spread = any(len(home) != 1 for home in found)
+        moved.append(replace(commit, segments=() if is_spread else tuple(dict.fromkeys(home[0] for home in found))))
     return tuple(moved)
 
 

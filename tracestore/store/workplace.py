@@ -9,7 +9,7 @@ from tracestore.formats.base import CodecChoice, SegmentEntry, SegmentReader, Ve
 from tracestore.formats.document import JSON
 from tracestore.storage import Storage
 from tracestore.store.commit import CommittedSegment, commit_segment, find_committed
-from tracestore.store.fold import fold, publish_segments
+from tracestore.store.fold import Replacement, fold, publish_segments
 from tracestore.store.identity import StoreIdentity
 from tracestore.store.job import Job
 from tracestore.store.manifest import Manifest, latest_version, read_manifest
@@ -306,7 +306,7 @@ class StoreWorkplace(TraceSequence):
         PublishConflictError
             When a segment to be replaced is gone.
         """
-        self._pin(publish_segments(self._storage, segments, replaces=replaces).version)
+        self._pin(publish_segments(self._storage, [Replacement(tuple(segments), tuple(replaces))]).version)
         return self.version
 
     def _fold_quietly(self) -> None:

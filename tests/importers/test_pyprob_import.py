@@ -534,3 +534,32 @@ def test_a_zarr_store_holds_the_same(tmp_path, import_or_skip):
     ours = by_stream(import_pyprob(GOLDEN / "mixed", tmp_path / "arrow").store)
     theirs = by_stream(TraceStore.open(tmp_path / "zarr"))
     assert all(np.array_equal(ours[stream].values, theirs[stream].values) for stream in ours)
+
+
+def test_relative_paths_are_found_by_workers_elsewhere(tmp_path, monkeypatch):
+    write_set(tmp_path / "data", GOOD[:3], [GOOD[3], DAMAGED])
+
+    class Elsewhere(SerialExecutor):
+        """Its tasks come out of a pickle in another directory."""
+
+        def run(self, function, tasks, *, label="task"):
+            packed = pickle.dumps((function, tasks))
+            monkeypatch.chdir("/")
+            function, tasks = pickle.loads(packed)
+            yield from map(function, tasks)
+            monkeypatch.chdir(tmp_path)
+
+    monkeypatch.chdir(tmp_path)
+    report = import_pyprob("data", "traces", executor=Elsewhere())
+    assert (report.num_traces_out, report.num_reported) == (4, 1)
+    assert str(tmp_path) not in str(report.problems)
+
+
+def test_memory_of_workers_is_looked_at_before_anything_is_written(tmp_path):
+    class Small(SerialExecutor):
+        memory_limit = 100
+
+    write_set(tmp_path / "data", GOOD[:3])
+    with pytest.raises(InvalidInputError, match=r"give `segment_bytes` of at most 12, or workers with more"):
+        import_pyprob(tmp_path / "data", tmp_path / "traces", executor=Small())
+    assert not (tmp_path / "traces").exists()

@@ -113,7 +113,8 @@ class ImportPart:
         try:
             batches = list(self._read(part, report))
         except (FormatError, OSError) as error:
-            return part, 0, str(error)[:LONGEST_REASON] or type(error).__name__
+            reason = str(error).replace(part.path, part.name)[:LONGEST_REASON]
+            return part, 0, reason or type(error).__name__
         committed = self.store.commit_segment(identity, batches, work=[part.unit], state=report.to_json())
         return part, committed.nbytes, ""
 
@@ -142,7 +143,8 @@ class ImportPart:
             for one in together:
                 if isinstance(one, PyprobRecordProblem):
                     _require_harmless(one)
-                    report.add_problem(record, one.reason)
+                    # a report does not depend on where the data set is
+                    report.add_problem(record, one.reason.replace(part.path, part.name))
                 else:
                     good.append((first_stream(part.number) + record, one))
                 record += 1

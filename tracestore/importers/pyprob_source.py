@@ -160,7 +160,7 @@ def plan_parts(source: PyprobSource, traces_per_part: int) -> list[FilePart]:
             raise InvalidInputError(message, argument="segment_bytes")
         for part, first in enumerate(starts):
             count = min(traces_per_part, length - first)
-            parts.append(FilePart(str(file), file.name, number, part, first, count, length))
+            parts.append(FilePart(str(file.absolute()), file.name, number, part, first, count, length))
     return parts
 
 

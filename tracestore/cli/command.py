@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     sort.add_argument("source", metavar="SRC", help="the store to read")
     sort.add_argument("destination", metavar="DST", nargs="?", help="the store to write (default: SRC, in place)")
     sort.add_argument("--dry-run", action="store_true", help="only say what would be done, and what it takes")
-    _add_segment_bytes(sort, "raw size of a segment; a task needs two to four times that in memory")
+    _add_segment_bytes(sort, "raw size of a segment", "; a task needs two to four times that in memory")
     _add_format(sort, default=None)
     add_executor_options(sort)
     sort.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -159,8 +159,8 @@ def _add_store_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
         command.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
-def _add_segment_bytes(command: argparse.ArgumentParser, meaning: str) -> None:
-    text = f"{meaning}, such as 500MB or 2GiB (default 1GiB)"
+def _add_segment_bytes(command: argparse.ArgumentParser, meaning: str, remark: str = "") -> None:
+    text = f"{meaning}, such as 500MB or 2GiB (default 1GiB){remark}"
     command.add_argument("--segment-bytes", metavar="SIZE", type=parse_size, default=2**30, help=text)
 
 

@@ -22,7 +22,7 @@ from tracestore.executors import ProcessExecutor, SerialExecutor
 from tracestore.sorting import plan_store, sort_store
 from tracestore.sorting.execute import CopySegment
 from tracestore.storage import LocalStorage
-from tracestore.store import Job, TraceStore, verify
+from tracestore.store import Job, TraceStore, quarantine, verify
 from tracestore.traces import TRACE_COLUMNS
 
 NUM_SEGMENTS, PER_SEGMENT = 3, 40
@@ -348,3 +348,21 @@ def test_damage_in_the_source_is_told_and_not_copied(source, tmp_path, executor)
     with pytest.raises(ChecksumError, match=source.segments[1].id):
         sort_store(source.path, tmp_path / "sorted", executor=executor)
     assert len(TraceStore.open(tmp_path / "sorted")) == 0
+
+
+def test_quarantined_output_is_made_again_in_its_place(source, tmp_path):
+    size = small_segments(source)
+    result = sort_store(source, tmp_path / "sorted", segment_bytes=size)
+    expected = result.column("stream")
+    victim = result.segments[1].id
+    damage = result.path / "segments" / victim / "values.arrow"
+    data = bytearray(damage.read_bytes())
+    data[len(data) // 2] ^= 1
+    damage.write_bytes(data)
+    quarantine(result, victim, reason="a flipped bit")
+    assert len(result) < len(source)
+    again = Counting()
+    repaired = sort_store(source, tmp_path / "sorted", segment_bytes=size, executor=again)
+    assert again.asked == [1]
+    assert np.array_equal(repaired.column("stream"), expected)
+    assert not verify(TraceStore.open(tmp_path / "sorted"), deep=True, log_probs=False)

@@ -19,6 +19,7 @@ from tracestore.sorting import refusals
 from tracestore.sorting.gather import gather
 from tracestore.sorting.plan import DEFAULT_SEGMENT_BYTES, SortPlan, SortTask, plan_sort
 from tracestore.sorting.sizes import estimate_sizes
+from tracestore.store.commit import next_unquarantined
 from tracestore.store.identity import IDENTITY
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath, to_location
@@ -57,7 +58,8 @@ class CopySegment:
         rows = task.first - self.source.first_traces[task.segment]
         names = [self.source.segments[place].id for place in task.segment.tolist()]
         numbers = rows.astype("<i8").tobytes() + task.num_traces.astype("<i8").tobytes()
-        return digest("\n".join(names).encode() + b"\n\n" + numbers)
+        identity = digest("\n".join(names).encode() + b"\n\n" + numbers)
+        return next_unquarantined(identity, self.destination.manifest)
 
 
 def plan_store(source: TraceStore, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES, in_place: bool = False) -> SortPlan:
@@ -221,7 +223,10 @@ def _copy(copy: CopySegment, plan: SortPlan, executor: Executor, observer: Obser
 def _publish(source: TraceStore, result: TraceStore, plan: SortPlan, entries: dict[int, SegmentEntry]) -> None:
     in_place = result.storage.url == source.storage.url
     listed = entries | {output: source.segments[place] for output, place in plan.kept}
-    replaced = [entry.id for entry in source.segments] if in_place else []
+    # of an output that was quarantined the next attempt goes where the plan wants it, between those that are there
+    present = {entry.id for entry in result.segments}
+    replaced = [entry.id for entry in source.segments if in_place]
+    replaced = replaced or [entry.id for entry in listed.values() if entry.id in present]
     result.publish([entry for _, entry in sorted(listed.items())], replaces=replaced)
 
 

@@ -12,11 +12,11 @@ from tracestore.formats.segment_files import SEAL
 from tracestore.storage import Storage, raise_if_full
 from tracestore.store.fold import SEGMENTS
 from tracestore.store.job import Job
-from tracestore.store.manifest import latest_version, read_manifest
+from tracestore.store.manifest import Manifest, latest_version, read_manifest
 from tracestore.store.receipt import RECEIPTS, Receipt, WorkCommit, read_receipt, to_ranges
 from tracestore.traces.batch import TraceBatch
 
-__all__ = ["CommittedSegment", "commit_segment", "find_committed"]
+__all__ = ["CommittedSegment", "commit_segment", "find_committed", "next_unquarantined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def commit_segment(
     InsufficientSpaceError
         When the disk is full.
     """
-    identity = _unquarantined(storage, segment_id)
+    identity = _newest_unquarantined(storage, segment_id)
     wanted = Receipt(identity, 0, job, None, (WorkCommit(to_ranges(work), state),))
     file, folder = f"{RECEIPTS}/{wanted.name}.json", f"{SEGMENTS}/{identity}"
     if not storage.exists(file):
@@ -96,7 +96,7 @@ def commit_segment(
 
 def find_committed(storage: Storage, segment_id: str) -> CommittedSegment | None:
     """Say what is committed under an id; None when nothing is."""
-    name = Receipt(_unquarantined(storage, segment_id), 0, None, None, ()).name
+    name = Receipt(_newest_unquarantined(storage, segment_id), 0, None, None, ()).name
     return _committed(read_receipt(storage, name)[0]) if storage.exists(f"{RECEIPTS}/{name}.json") else None
 
 
@@ -108,14 +108,26 @@ def _committed(receipt: Receipt) -> CommittedSegment:
     return CommittedSegment(entry.num_traces, entry.num_failed, entry.nbytes, state)
 
 
-def _unquarantined(storage: Storage, segment_id: str) -> str:
-    """Return the id, or the next one like it when damage made its segment useless: its work is done again."""
-    quarantined = {one.id for one in read_manifest(storage, latest_version(storage)).quarantined}
+def next_unquarantined(segment_id: str, manifest: Manifest) -> str:
+    """Return the id, or the next one like it when damage made its segment useless: its work is done again.
+
+    Parameters
+    ----------
+    segment_id
+        A prescribed id.
+    manifest
+        Says which segments are quarantined.
+    """
+    quarantined = {one.id for one in manifest.quarantined}
     identity, attempt = segment_id, 1
     while identity in quarantined:
         attempt += 1
         identity = f"{segment_id}-{attempt}"
     return identity
+
+
+def _newest_unquarantined(storage: Storage, segment_id: str) -> str:
+    return next_unquarantined(segment_id, read_manifest(storage, latest_version(storage)))
 
 
 def _place(storage: Storage, backend: str, receipt: Receipt, batches: Iterable[TraceBatch], codec: CodecChoice) -> None:

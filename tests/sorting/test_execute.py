@@ -135,6 +135,17 @@ def test_shared_observations_stay_shared(tmp_path):
     assert all(info.constant for info in stored)
 
 
+@pytest.mark.parametrize("shared_first", [True, False])
+def test_observation_that_only_one_segment_shares_is_kept_row_by_row(tmp_path, shared_first):
+    source = TraceStore.create(tmp_path / "source")
+    for seed in (1, 2):
+        is_shared = (seed == 1) == shared_first
+        source.append(make_batch(seed, 30, constant_observations=is_shared, first_stream=30 * seed))
+    result = sort_store(source, tmp_path / "sorted")
+    before, after = (sorted(map(content, store)) for store in (source, result))
+    assert before == after
+
+
 class Stopping(SerialExecutor):
     """Runs some tasks, then stops as if interrupted."""
 

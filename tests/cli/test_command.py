@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tracestore.cli.command import main, make_parser
+from tracestore.cli.command import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = [
@@ -30,23 +30,6 @@ VERBS = [
     "convert",
     "export",
 ]
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Run one command in a folder of its own; return exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status: object
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -7,23 +7,6 @@ import pytest
 from tests.cli.test_store_verbs import damage
 from tests.sorting.test_execute import files_of
 from tracestore import TraceStore
-from tracestore.cli.command import main
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status: object
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

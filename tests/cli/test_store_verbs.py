@@ -6,24 +6,7 @@ import numpy as np
 import pytest
 
 from tracestore import TraceStore
-from tracestore.cli.command import main
 from tracestore.cli.words import parse_codec, parse_duration, parse_size
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status: object
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(params=["arrow", "zarr"])

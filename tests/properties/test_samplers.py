@@ -45,11 +45,21 @@ def cases(draw):
         share = draw(st.sampled_from([0.1, 0.5, 0.9]))
         selected = np.random.default_rng(draw(st.integers(0, 99))).random(num_traces) < share
         selected[draw(st.integers(0, num_traces - 1))] = True
-    order = draw(st.sampled_from(["mixed", "sorted", "sequential"]))
+    order = draw(st.sampled_from(["deck", "random", "sequential"]))
     available = num_traces if selected is None else int(selected.sum())
     micro = draw(st.integers(1, min(7, available)))
     num_slots = draw(st.integers(1, min(24, available // micro)))
-    policy = BatchPolicy(global_batch=micro * num_slots, micro=micro, num_buckets=draw(st.integers(1, 5)), order=order)
+    settings = {
+        "micro": micro,
+        "num_buckets": draw(st.integers(1, 5)),
+        "order": order,
+        "mixing": draw(st.sampled_from([0.0, 0.3, 1.0])),
+    }
+    if draw(st.booleans()):
+        policy = BatchPolicy(global_batch=micro * num_slots, **settings)
+    else:
+        dearest = max(1.0 + sites for sites in runs.num_sites.tolist())
+        policy = BatchPolicy(budget=micro * dearest * draw(st.floats(3, 20)), **settings)
     return Case(runs, policy, draw(st.integers(0, 2**40)), selected, draw(st.integers(0, 3)))
 
 
@@ -71,7 +81,7 @@ def test_every_selected_trace_comes_exactly_once_per_epoch(case, data):
 def test_only_the_last_step_is_short(case):
     plan = case.plan
     sizes = [len(ranks[0]) for ranks in global_batches(plan, case.epoch)]
-    assert sizes == [plan.step_size(step) for step in range(plan.num_steps)]
+    assert sizes == [plan.step_size(case.epoch, step) for step in range(plan.num_steps)]
     assert all(size == case.policy.global_batch for size in sizes[:-1])
     assert sizes[-1] > 0
 

@@ -60,7 +60,7 @@ def test_steps_of_a_wide_bucket_mix_its_lengths():
 
 
 def test_sorted_steps_hold_few_types():
-    plan = BatchPlan(SPREAD, BatchPolicy(global_batch=64, micro=8, order="sorted"))
+    plan = BatchPlan(SPREAD, BatchPolicy(global_batch=64, micro=8, mixing=0.0))
     assert all(len(set(runs_of(SPREAD, indices))) == 1 for indices in epoch_of(plan))
 
 

@@ -16,7 +16,7 @@ from tracestore.samplers import BatchPolicy, CostModel
         ({"global_batch": 8, "micro": True}, "`micro` must be a whole number"),
         ({"global_batch": 8, "num_buckets": 1.5}, "`num_buckets` must be .* got 1.5"),
         ({"global_batch": 12, "micro": 8}, "got 8, possible are 1, 2, 3, 4, 6, 12"),
-        ({"global_batch": 8, "order": "shuffled"}, "one of mixed, sorted, sequential; got 'shuffled'"),
+        ({"global_batch": 8, "order": "shuffled"}, "one of deck, random, sequential; got 'shuffled'"),
     ],
 )
 def test_wrong_fields_are_refused(fields, text):
@@ -44,12 +44,14 @@ def test_digest_follows_every_field():
         {"global_batch": 128},
         {"micro": 4},
         {"num_buckets": 2},
-        {"order": "sorted"},
+        {"order": "random"},
+        {"mixing": 0.5},
+        {"global_batch": None, "budget": 8.0},
         {"cost": CostModel(per_site=2.0)},
     ]
     assert {field.name for field in dataclasses.fields(policy)} == {name for change in changed for name in change}
     digests = {dataclasses.replace(policy, **change).digest for change in changed}
-    assert len(digests | {policy.digest}) == 6
+    assert len(digests | {policy.digest}) == 8
     assert policy.digest == BatchPolicy(global_batch=64).digest
 
 

@@ -43,6 +43,12 @@ class RunTable:
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_traces", int(self.num_traces_of.sum()))
 
+    @property
+    def total_cost(self) -> float:
+        """Cost of all traces, of which there must be one at least."""
+        # added one after the other: the order in which `sum` adds differs between machines
+        return float(np.cumsum(self.num_traces_of * self.costs)[-1])
+
 
 class AtomCut:
     """All atoms of one epoch.
@@ -87,6 +93,21 @@ class AtomCut:
         self._piece_run = pieces
         self._piece_start = np.concatenate(([0], np.cumsum(left[pieces])))
         self._piece_cost = np.concatenate(([0.0], np.cumsum(left[pieces] * table.costs[pieces])))
+
+    def sizes(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Traces of each atom: ``micro``, but for an incomplete last one.
+
+        Parameters
+        ----------
+        atoms
+            Numbers of atoms, shape ``(A,)``.
+
+        Returns
+        -------
+        ndarray of int64
+            Shape ``(A,)``.
+        """
+        return np.minimum(self.micro, self.table.num_traces - atoms * self.micro)
 
     def costs(self, atoms: NDArray[np.int64]) -> NDArray[np.float64]:
         """Cost of each atom.

@@ -1,9 +1,11 @@
 """Plan the batches of every epoch. Pure: a function of run directory, policy, seed and selection; reads no trace.
 
-A step takes ``num_slots`` consecutive atoms of the epoch's order, so that every trace comes exactly once, whatever the
-number of ranks; ranks and workers only divide the steps. Order follows from stable sorts of keyed hashes.
+An epoch is a line of atoms, cut into steps of equal size (or equal cost), so that every trace comes exactly once,
+whatever the number of ranks; ranks and workers only divide the steps. Order follows from stable sorts of keyed hashes.
 """
 
+import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -24,6 +26,9 @@ _CUT, _ATOM, _STEP = range(3)
 """Purposes of hashes within an epoch."""
 
 _ALONE = World()
+
+_ATOMS_PER_BUDGET = 3
+"""A budget holds at least so many of the costliest atoms: then no step is empty and all are at least half full."""
 
 
 class Runs(Protocol):
@@ -100,32 +105,30 @@ class BatchPlan:
         self.seed = seed
         self._indices, self._table = _select(runs, policy, selected, observation_bytes)
         self.num_traces = self._table.num_traces
-        self._planned: tuple[int, AtomCut, NDArray[np.int64]] | None = None
+        self._planned: tuple[int, _Epoch] | None = None
         self._require_enough()
+        self.num_steps = _count_steps(self._table, policy)
+        """Steps of every epoch. Of a number of traces, only the last step may be short."""
 
     def __repr__(self) -> str:
-        return f"BatchPlan({self.num_traces} traces, {self.num_steps} steps of {self.policy.global_batch})"
+        size = f"{self.policy.global_batch} traces" if self.policy.budget is None else f"cost {self.policy.budget:g}"
+        return f"BatchPlan({self.num_traces} traces, {self.num_steps} steps of {size})"
 
-    @property
-    def num_steps(self) -> int:
-        """Steps of every epoch; only the last may be short."""
-        return -(-self.num_traces // self.policy.global_batch)
-
-    def step_size(self, step: int) -> int:
+    def step_size(self, epoch: int, step: int) -> int:
         """Traces of a step, all ranks together: what the loss is divided by.
 
         Parameters
         ----------
-        step
-            Step within the epoch, from 0.
+        epoch, step
+            As in `step`.
 
         Raises
         ------
         InvalidInputError
             When the epoch has no such step.
         """
-        self.require_position(0, step)
-        return min(self.policy.global_batch, self.num_traces - step * self.policy.global_batch)
+        planned = self._epoch(epoch, step)
+        return int(planned.cut.sizes(planned.step(step)).sum())
 
     def step(self, epoch: int, step: int, world: World = _ALONE) -> TraceIndices:
         """Choose the traces of one rank at one step.
@@ -151,10 +154,12 @@ class BatchPlan:
         InvalidInputError
             When the epoch has no such step.
         """
-        cut, atoms = self._atoms(epoch, step, world.num_ranks)
+        self.require_ranks(world.num_ranks)
+        planned = self._epoch(epoch, step)
+        atoms = planned.step(step)
         if world.is_distributed:
-            atoms = atoms[_longest_first(cut.costs(atoms), world.num_ranks) == world.rank]
-        chosen = np.sort(cut.members(atoms))
+            atoms = atoms[_longest_first(planned.cut.costs(atoms), world.num_ranks) == world.rank]
+        chosen = np.sort(planned.cut.members(atoms))
         return chosen if self._indices is None else self._indices[chosen]
 
     def rank_costs(self, epoch: int, step: int, num_ranks: int) -> NDArray[np.float64]:
@@ -179,8 +184,9 @@ class BatchPlan:
         InvalidInputError
             When the epoch has no such step.
         """
-        cut, atoms = self._atoms(epoch, step, num_ranks)
-        costs = cut.costs(atoms)
+        self.require_ranks(num_ranks)
+        planned = self._epoch(epoch, step)
+        costs = planned.cut.costs(planned.step(step))
         return np.bincount(_longest_first(costs, num_ranks), costs, minlength=num_ranks).astype(np.float64)
 
     def require_ranks(self, num_ranks: int) -> None:
@@ -196,8 +202,11 @@ class BatchPlan:
         PlanError
             Lists the numbers that are possible.
         """
+        if num_ranks < 1:
+            message = f"`num_ranks` must be at least 1; got {num_ranks}."
+            raise PlanError(message, found=num_ranks)
         allowed = self.policy.allowed_ranks
-        if num_ranks not in allowed:
+        if allowed is not None and num_ranks not in allowed:
             message = (
                 f"`num_ranks` must divide the {self.policy.num_slots} slots of a step (batch of "
                 f"{self.policy.global_batch}, atoms of {self.policy.micro}); got {num_ranks}. "
@@ -227,45 +236,94 @@ class BatchPlan:
             message = "No trace is selected; choose another subset or fraction, or a store with traces that succeeded."
             raise PlanError(message, num_traces=0)
         batch = self.policy.global_batch
-        if self.num_traces < batch and self.policy.order != "sequential":
+        if batch is not None and self.num_traces < batch and self.policy.order != "sequential":
             message = (
                 f"A batch of {batch} is larger than the {self.num_traces} selected traces; "
                 f"use a `global_batch` of at most {self.num_traces}, or more traces."
             )
             raise PlanError(message, num_traces=self.num_traces, global_batch=batch)
+        budget = self.policy.budget
+        least = _ATOMS_PER_BUDGET * _largest_atom(self._table, self.policy)
+        if budget is not None and budget < least:
+            message = (
+                f"A budget of {budget:g} is too small for atoms of {self.policy.micro} traces that cost up to "
+                f"{least / _ATOMS_PER_BUDGET:g}; use a `budget` of at least {least:g}, or a smaller `micro`."
+            )
+            raise PlanError(message, budget=budget, least=least)
 
-    def _atoms(self, epoch: int, step: int, num_ranks: int) -> tuple[AtomCut, NDArray[np.int64]]:
-        self.require_ranks(num_ranks)
+    def _epoch(self, epoch: int, step: int) -> "_Epoch":
         self.require_position(epoch, step)
         if self._planned is None or self._planned[0] != epoch:
-            self._planned = (epoch, *self._plan_epoch(epoch))
-        _, cut, order = self._planned
-        return cut, order[step * self.policy.num_slots : (step + 1) * self.policy.num_slots]
+            self._planned = (epoch, self._plan_epoch(epoch))
+        return self._planned[1]
 
-    def _plan_epoch(self, epoch: int) -> tuple[AtomCut, NDArray[np.int64]]:
-        """Cut the atoms of an epoch and order them: whole steps in turns of buckets, then what is left."""
+    def _plan_epoch(self, epoch: int) -> "_Epoch":
+        """Cut the atoms of an epoch, line them up bucket by bucket, cut the line into steps and deal those in turns."""
         policy = self.policy
         if policy.order == "sequential":
             cut = AtomCut(self._table, policy.micro, None)
-            return cut, np.arange(cut.num_atoms)
+            line = np.arange(cut.num_atoms)
+            return _Epoch(cut, line, self._cut_steps(cut, line), np.arange(self.num_steps))
         cut = AtomCut(self._table, policy.micro, derive_key(self.seed, epoch, _CUT))
-        # an incomplete atom stays at the very end, so that no step but the last is short
-        num_whole = self.num_traces // policy.micro
-        num_full_steps = self.num_traces // policy.global_batch
         atom_key, step_key = (derive_key(self.seed, epoch, purpose) for purpose in (_ATOM, _STEP))
-        atoms = np.arange(num_whole)
-        hashes, costs = keyed_hash(atoms, atom_key), cut.costs(atoms)
-        bounds = np.array([0, num_whole])
-        if policy.order == "sorted":
-            atoms = np.lexsort((hashes, cut.type_order(atoms), costs))
+        # an incomplete atom stays at the very end, so that no step but the last is short
+        whole = np.arange(self.num_traces // policy.micro)
+        hashes = keyed_hash(whole, atom_key)
+        if policy.order == "random":
+            line, bounds = np.argsort(hashes, kind="stable"), np.array([0, len(whole)])
         else:
-            atoms, bounds = _shuffle_in_buckets(costs, hashes, policy.num_buckets)
-        steps = np.arange(num_full_steps)
-        bucket = np.searchsorted(bounds[1:-1], steps * policy.num_slots + policy.num_slots // 2, "right")
-        turns = _take_turns(bucket, unit_interval(keyed_hash(steps, step_key)))
-        num_placed = num_full_steps * policy.num_slots
-        placed = atoms[:num_placed].reshape(num_full_steps, policy.num_slots)[turns].reshape(-1)
-        return cut, np.concatenate((placed, atoms[num_placed:], np.arange(num_whole, cut.num_atoms)))
+            line, bounds = _bucket(cut, whole, hashes, policy)
+        line = np.concatenate((line, np.arange(len(whole), cut.num_atoms)))
+        starts = self._cut_steps(cut, line)
+        middle = (starts[:-1] + starts[1:]) // 2
+        bucket = np.searchsorted(bounds[1:-1], middle, "right")
+        jitter = unit_interval(keyed_hash(np.arange(self.num_steps), step_key))
+        # a step short of traces is the last of the line, and stays last
+        is_short = policy.global_batch is not None and self.num_traces % policy.global_batch > 0
+        num_dealt = self.num_steps - is_short
+        turns = _take_turns(bucket[:num_dealt], jitter[:num_dealt])
+        return _Epoch(cut, line, starts, np.concatenate((turns, np.arange(num_dealt, self.num_steps))))
+
+    def _cut_steps(self, cut: AtomCut, line: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find where each step begins in the line, and where the last ends."""
+        steps = np.arange(self.num_steps)
+        if self.policy.num_slots is not None:
+            starts = steps * self.policy.num_slots
+        else:
+            cost = np.cumsum(cut.costs(line))
+            # the step in which an atom begins: a step costs less than an equal share and one atom, which the budget holds
+            starts = np.searchsorted(np.concatenate(([0.0], cost[:-1])), steps * (cost[-1] / self.num_steps))
+        return np.append(starts, len(line))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Epoch:
+    """A line of atoms and the steps cut from it."""
+
+    cut: AtomCut
+    line: NDArray[np.int64]
+    """Atoms, one bucket after the other."""
+    starts: NDArray[np.int64]
+    """Where each piece begins in the line, and where the last ends."""
+    turns: NDArray[np.int64]
+    """Which piece comes at each step."""
+
+    def step(self, step: int) -> NDArray[np.int64]:
+        """Atoms of a step."""
+        piece = self.turns[step]
+        return self.line[self.starts[piece] : self.starts[piece + 1]]
+
+
+def _largest_atom(table: RunTable, policy: BatchPolicy) -> float:
+    return min(policy.micro * float(table.costs.max()), table.total_cost)
+
+
+def _count_steps(table: RunTable, policy: BatchPolicy) -> int:
+    """Steps of an epoch; the same in all, although atoms differ, so that a schedule knows its length."""
+    if policy.global_batch is not None:
+        return -(-table.num_traces // policy.global_batch)
+    assert policy.budget is not None
+    return max(1, math.ceil(table.total_cost / (policy.budget - _largest_atom(table, policy))))
 
 
 def _select(
@@ -287,23 +345,35 @@ def _select(
     return indices, RunTable(first[kept], sizes[kept], costs[kept], runs.trace_type[kept].astype(np.uint64))
 
 
-def _shuffle_in_buckets(
-    costs: NDArray[np.float64], hashes: NDArray[np.uint64], num_buckets: int
+def _bucket(
+    cut: AtomCut, atoms: NDArray[np.int64], hashes: NDArray[np.uint64], policy: BatchPolicy
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Order atoms by bucket of alike cost and inside each by hash; return them and where the buckets begin and end.
+    """Order atoms by bucket of alike cost and shuffle each bucket; return them and where the buckets begin and end.
 
     Buckets have equal total costs: with equal numbers of atoms, the last would span the whole tail of long traces.
     """
-    shuffled = np.argsort(hashes, kind="stable")
-    if num_buckets == 1:
-        return shuffled, np.array([0, len(costs)])
-    # stable: where a bucket ends among equal costs, the hash decides who is in
-    by_cost = shuffled[np.argsort(costs[shuffled], kind="stable")]
+    costs = cut.costs(atoms)
+    if policy.mixing < 1:
+        by_cost = np.lexsort((hashes, cut.type_order(atoms), costs))
+    else:
+        # stable: where a bucket ends among equal costs, the hash decides who is in
+        shuffled = np.argsort(hashes, kind="stable")
+        by_cost = shuffled[np.argsort(costs[shuffled], kind="stable")]
     total = np.cumsum(costs[by_cost])
-    inner = np.searchsorted(total, np.arange(1, num_buckets) * (total[-1] / num_buckets), "right")
-    bounds = np.concatenate(([0], inner, [len(costs)]))
+    inner = np.searchsorted(total, np.arange(1, policy.num_buckets) * (total[-1] / policy.num_buckets), "right")
+    bounds = np.concatenate(([0], inner, [len(atoms)]))
     buckets = (by_cost[start:stop] for start, stop in pairwise(bounds))
-    return np.concatenate([bucket[np.argsort(hashes[bucket], kind="stable")] for bucket in buckets]), bounds
+    return np.concatenate([_spread(bucket, hashes[bucket], policy.mixing) for bucket in buckets]), bounds
+
+
+def _spread(bucket: NDArray[np.int64], hashes: NDArray[np.uint64], mixing: float) -> NDArray[np.int64]:
+    """Move each atom of a sorted bucket by chance, up to the given share of the bucket."""
+    if mixing == 0:
+        return bucket
+    if mixing == 1:
+        return bucket[np.argsort(hashes, kind="stable")]
+    place = np.arange(len(bucket)) / max(len(bucket), 1)
+    return bucket[np.argsort((1 - mixing) * place + mixing * unit_interval(hashes), kind="stable")]
 
 
 def _take_turns(bucket: NDArray[np.int64], jitter: NDArray[np.float64]) -> NDArray[np.int64]:

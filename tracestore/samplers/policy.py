@@ -13,7 +13,7 @@ from tracestore.errors import InvalidInputError
 
 __all__ = ["BatchOrder", "BatchPolicy", "CostModel"]
 
-BatchOrder = Literal["mixed", "sorted", "sequential"]
+BatchOrder = Literal["deck", "random", "sequential"]
 """How an epoch is ordered; see `BatchPolicy.order`."""
 
 _LOCAL_MICRO = 8
@@ -63,6 +63,8 @@ class CostModel:
 class BatchPolicy:
     """How global batches are made; the same policy gives the same batches at every number of ranks.
 
+    The size of a step is either a number of traces (``global_batch``) or a cost (``budget``).
+
     Raises
     ------
     InvalidInputError
@@ -77,8 +79,12 @@ class BatchPolicy:
     5
     """
 
-    global_batch: int
+    global_batch: int | None = None
     """Traces of one optimizer step, all ranks together."""
+    budget: float | None = None
+    """Largest cost of one optimizer step, all ranks together, in the units of ``cost``: steps of short traces hold more
+    of them, steps of long ones fewer. Any number of ranks can share such a step.
+    """
     micro: int = _LOCAL_MICRO
     """Traces of an atom: consecutive in one run, never split between ranks. Must divide ``global_batch``.
 
@@ -86,35 +92,52 @@ class BatchPolicy:
     better gradients. On a parallel file system 64 makes reads longer.
     """
     num_buckets: int = 8
-    """Bands of alike cost, equal in total cost; each step is drawn from one. 1 draws every step from all traces."""
-    order: BatchOrder = "mixed"
-    """``mixed``: a step holds random atoms of one bucket, and buckets take turns. ``sorted``: a step holds atoms that
-    are neighbors by cost and trace type, steps come in random order. ``sequential``: store order, the same in every
-    epoch, for evaluation; it alone admits fewer traces than one batch.
+    """Bands of alike cost, equal in total cost, for the order ``deck``; 1 draws every step from all traces."""
+    order: BatchOrder = "deck"
+    """``deck``: each step is drawn from one bucket, and buckets take turns. ``random``: each step is drawn from all
+    traces. ``sequential``: store order, the same in every epoch, for evaluation; it alone admits fewer traces than one
+    batch.
+    """
+    mixing: float = 1.0
+    """How far a step of the deck reaches within its bucket, from 0 (atoms that are neighbors by cost and trace type) to
+    1 (any atoms of the bucket).
     """
     cost: CostModel = field(default_factory=CostModel)
     """What makes traces alike, and what is balanced between ranks."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"`{name}` must be a whole number of at least 1; got {value!r}"
-            for name in ("global_batch", "micro", "num_buckets")
-            if not isinstance(value := getattr(self, name), int) or isinstance(value, bool) or value < 1
-        ]
-        if not problems and self.global_batch % self.micro:
+        problems = [*self._wrong_size(), *self._wrong_numbers()]
+        if self.order not in get_args(BatchOrder):
+            problems.append(f"`order` must be one of {', '.join(get_args(BatchOrder))}; got {self.order!r}")
+        if not problems and self.global_batch is not None and self.global_batch % self.micro:
             allowed = [size for size in divisors(self.global_batch) if size <= max(64, self.micro)]
             problems.append(
                 f"`micro` must divide the `global_batch` of {self.global_batch}; got {self.micro}, "
                 f"possible are {', '.join(map(str, allowed))}"
             )
-        if self.order not in get_args(BatchOrder):
-            problems.append(f"`order` must be one of {', '.join(get_args(BatchOrder))}; got {self.order!r}")
         if problems:
             message = "; ".join(problems) + "."
             raise InvalidInputError(message, problems=tuple(problems))
 
+    def _wrong_size(self) -> list[str]:
+        if (self.global_batch is None) == (self.budget is None):
+            return ["exactly one of `global_batch` and `budget` must be given"]
+        if self.budget is not None and not (math.isfinite(self.budget) and self.budget > 0):
+            return [f"`budget` must be finite and positive; got {self.budget!r}"]
+        return []
+
+    def _wrong_numbers(self) -> list[str]:
+        problems = [
+            f"`{name}` must be a whole number of at least 1; got {value!r}"
+            for name in ("global_batch", "micro", "num_buckets")
+            if (value := getattr(self, name)) is not None and (type(value) is not int or value < 1)
+        ]
+        if not 0 <= self.mixing <= 1:
+            problems.append(f"`mixing` must be from 0 to 1; got {self.mixing!r}")
+        return problems
+
     @staticmethod
-    def local(global_batch: int, *, order: BatchOrder = "mixed") -> "BatchPolicy":
+    def local(global_batch: int, *, order: BatchOrder = "deck") -> "BatchPolicy":
         """Choose the default policy for a local disk: the largest atom of up to 8 traces that divides the batch.
 
         Parameters
@@ -133,14 +156,14 @@ class BatchPolicy:
         return BatchPolicy(global_batch=global_batch, micro=micro, order=order)
 
     @property
-    def num_slots(self) -> int:
-        """Atoms of a full step."""
-        return self.global_batch // self.micro
+    def num_slots(self) -> int | None:
+        """Atoms of a full step; None when steps have a budget, so that their number varies."""
+        return None if self.global_batch is None else self.global_batch // self.micro
 
     @property
-    def allowed_ranks(self) -> tuple[int, ...]:
-        """Numbers of ranks that give every rank the same number of slots."""
-        return divisors(self.num_slots)
+    def allowed_ranks(self) -> tuple[int, ...] | None:
+        """Numbers of ranks that give every rank the same number of slots; None when any number will do."""
+        return None if self.num_slots is None else divisors(self.num_slots)
 
     @property
     def digest(self) -> str:

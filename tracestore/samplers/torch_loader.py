@@ -318,7 +318,7 @@ def trace_loader(
         message = "`global_batch` is missing; give the number of traces of a step, or a `policy`."
         raise InvalidInputError(message, argument="global_batch")
     if policy is None:
-        policy = BatchPolicy.local(global_batch or 0, order="sequential" if subset == "validation" else "mixed")
+        policy = BatchPolicy.local(global_batch or 0, order="sequential" if subset == "validation" else "deck")
     elif global_batch not in {None, policy.global_batch}:
         message = f"`global_batch` is {global_batch}, but the policy has {policy.global_batch}; give one of them."
         raise InvalidInputError(message, argument="global_batch", found=global_batch, expected=policy.global_batch)

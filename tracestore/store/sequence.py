@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tracestore.errors import InvalidInputError
 from tracestore.formats.base import SegmentEntry, SegmentReader
 from tracestore.store.addresses import AddressBook
+from tracestore.store.arrays import TraceArrays, as_arrays
 from tracestore.store.manifest import Manifest
 from tracestore.store.runs import RunDirectory, TraceTypeInfo
 from tracestore.store.snapshot import Snapshot
@@ -168,6 +170,52 @@ class TraceSequence:
             When its values differ in shape between layouts of a segment.
         """
         return self._snapshot.values_by_segment(name)
+
+    def as_arrays(
+        self,
+        names: Collection[str],
+        *,
+        observations: Collection[str] | None = None,
+        indices: ArrayLike | None = None,
+        dtype: DTypeLike = np.float32,
+        folder: Path | str | None = None,
+    ) -> TraceArrays:
+        """Read sites that every trace has once, and observations, as two dense arrays: ``theta, x``.
+
+        They are what code for a fixed number of parameters trains from. Of the traces nothing else is read; beside the
+        arrays, the memory needed is that of one site's values in one segment.
+
+        Parameters
+        ----------
+        names
+            Names or full addresses of draws and tags. A scalar is one column, a value of shape ``(3,)`` three.
+        observations
+            Names of the observations; all by default, in the order of `observation_shapes`.
+        indices
+            The traces, as in `take`; by default all that did not fail.
+        dtype
+            Type of both arrays.
+        folder
+            Keep the arrays in files there, ``theta.npy`` and ``x.npy``, instead of in memory. They come back mapped;
+            changes of the arrays do not reach the files.
+
+        Returns
+        -------
+        TraceArrays
+            Unpacks as ``theta``, shape ``(N, num_columns)``, and ``x``: shape ``(N, *shape)`` for one observation,
+            ``(N, 1)`` when it is a scalar, and ``(N, F)`` for several, flat and side by side.
+
+        Raises
+        ------
+        InvalidInputError
+            When there is no name, no trace, or no such observation; a trace failed or lacks an observation; a file
+            exists.
+        UnknownAddressError
+            When no trace has a site; lists those that every trace has.
+        TraceTypeMismatchError
+            When a trace lacks a site or has several of one name, or values differ in shape; names the trace.
+        """
+        return as_arrays(self._snapshot, names, observations=observations, indices=indices, dtype=dtype, folder=folder)
 
     def observation(self, name: str, index: int) -> NDArray[np.generic]:
         """Read a named observation of one trace.

@@ -28,7 +28,11 @@ HEAVY = (
 )
 LEAVES = {
     "tracestore.training": ("torch", "train"),
+    "tracestore.samplers.tensor_batch": ("torch", "train"),
     "tracestore.samplers.torch_loader": ("torch", "train"),
+    "tracestore.samplers.trace_dataset": ("torch", "train"),
+    "tracestore.samplers.plan_page": ("matplotlib", "report"),
+    "tracestore.samplers.plan_plots": ("matplotlib", "report"),
     "tracestore.executors.dask": ("distributed", "sort"),
     "tracestore.executors.mpi": ("mpi4py", "mpi"),
     "tracestore.store.dask_arrays": ("dask", "sort"),

@@ -1,15 +1,18 @@
 import os
 import pickle
+import threading
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.suites.batches import make_batch  # noqa: E402
+from tests.suites.batches import make_batch, make_layout  # noqa: E402
 from tracestore.errors import CheckpointMismatchError, InvalidInputError, PlanError  # noqa: E402
-from tracestore.samplers import BatchPolicy, BucketedBatchSampler, World, validation_mask  # noqa: E402
-from tracestore.samplers.torch_loader import TensorBatch, TraceDataset, TraceLoader, trace_loader  # noqa: E402
+from tracestore.samplers import BatchPolicy, BucketedBatchSampler, CostModel, World, validation_mask  # noqa: E402
+from tracestore.samplers.tensor_batch import TensorBatch  # noqa: E402
+from tracestore.samplers.torch_loader import TraceLoader, trace_loader  # noqa: E402
+from tracestore.samplers.trace_dataset import TraceDataset  # noqa: E402
 from tracestore.store import TraceStore  # noqa: E402
 
 NUM_TRACES, NUM_FAILED = 150, 6
@@ -212,6 +215,155 @@ def test_moving_keeps_every_field(store):
 def test_impossible_loaders_are_refused(store, options, error, text):
     with pytest.raises(error, match=text):
         trace_loader(store, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"observations": ["dense", "none"]}, r"has no observation 'none'; it has dense, count"),
+        (
+            {"observation_dtype": torch.float64},
+            r"one of torch.float32, torch.bfloat16, torch.float16; got torch.float64",
+        ),
+        ({"num_workers": -1}, "`num_workers` must be a whole number of at least 0; got -1"),
+        ({"prefetch": 1.5}, "`prefetch` must be a whole number of at least 0; got 1.5"),
+        ({"prefetch": 0, "num_workers": 2}, "`prefetch` must be at least 1 with workers"),
+        ({"start_method": "thread", "num_workers": 2}, "one of fork, spawn, forkserver; got 'thread'"),
+        ({"start_method": "fork"}, "`num_workers` is 0"),
+    ],
+)
+def test_impossible_options_are_refused(store, options, text):
+    with pytest.raises(InvalidInputError, match=text):
+        trace_loader(store, global_batch=32, **options)
+
+
+def test_observations_are_refused_where_there_are_none(tmp_path):
+    bare = TraceStore.create(tmp_path / "bare")
+    bare.append(make_batch(1, 20, [make_layout(2, observed=())]))
+    assert next(iter(trace_loader(bare, global_batch=4))).observations == {}
+    with pytest.raises(InvalidInputError, match="it has no observations; leave `observations` out"):
+        trace_loader(bare, global_batch=4, observations=["dense"])
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.processes)])
+@pytest.mark.parametrize("observations", [[], ["dense"]], ids=str)
+def test_only_the_observations_asked_for_are_read(store, observations, num_workers):
+    loader = trace_loader(store, global_batch=72, observations=observations, num_workers=num_workers)
+    assert all(list(batch.observations) == observations for batch in loader)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.processes)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_observations_come_in_half_precision(store, dtype, num_workers):
+    halves = trace_loader(store, global_batch=32, seed=1, observation_dtype=dtype, num_workers=num_workers)
+    for half, single in zip(halves, trace_loader(store, global_batch=32, seed=1), strict=True):
+        assert half.values.dtype == torch.float64
+        for name, tensor in half.observations.items():
+            assert torch.equal(tensor, single.observations[name].to(dtype))
+
+
+def test_numbers_beyond_half_precision_are_refused():
+    batch = make_batch(1, 4)
+    batch.observations["dense"][2, 1, 0] = 1e5
+    TensorBatch.from_batch(batch, np.arange(4), observation_dtype=torch.bfloat16)
+    with pytest.raises(InvalidInputError, match=r"'dense' has values up to 100000, float16 holds 65504; use bfloat16"):
+        TensorBatch.from_batch(batch, np.arange(4), observation_dtype=torch.float16)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 1}, {"prefetch": 2}], ids=str)
+@pytest.mark.processes
+def test_batches_know_the_size_of_the_global_step(store, options):
+    policy = BatchPolicy(global_batch=140, micro=70)
+    sizes = [
+        [batch.step_size for batch in trace_loader(store, policy=policy, world=World(rank, 2), **options)]
+        for rank in range(2)
+    ]
+    assert sizes == [[140, 4], [140, 4]]
+
+
+def test_sites_are_counted_per_trace(store):
+    batch = next(iter(trace_loader(store, global_batch=32)))
+    assert np.array_equal(batch.num_sites, store.take(batch.trace_index.numpy()).num_sites)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 50])
+def test_reading_ahead_in_a_thread_changes_nothing(store, depth):
+    loader = trace_loader(store, global_batch=16, seed=3, prefetch=depth)
+    alone = trace_loader(store, global_batch=16, seed=3)
+    for _ in range(2):
+        for one, other in zip(loader, alone, strict=True):
+            assert torch.equal(one.trace_index, other.trace_index)
+            assert torch.equal(one.observations["dense"], other.observations["dense"])
+            assert loader.state_dict() == alone.state_dict()
+
+
+def test_leaving_early_stops_the_thread_and_keeps_the_place(store):
+    loader = trace_loader(store, global_batch=16, seed=3, prefetch=3)
+    batches = iter(loader)
+    first = next(batches).trace_index.tolist()
+    assert any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+    batches.close()
+    assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+    assert [first, *indices_of(loader)] == [loader.plan.step(0, step).tolist() for step in range(9)]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_workers_start_in_every_way(store, start_method):
+    loader = trace_loader(store, global_batch=72, seed=3, num_workers=1, start_method=start_method)
+    alone = trace_loader(store, global_batch=72, seed=3)
+    # a second epoch goes to the same workers
+    assert [indices_of(loader), indices_of(loader)] == [indices_of(alone), indices_of(alone)]
+
+
+@pytest.mark.processes
+def test_what_workers_read_is_in_shared_memory(store):
+    for batch in trace_loader(store, global_batch=72, num_workers=1):
+        assert batch.observations["dense"].is_shared()
+
+
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("stop", [0, 3, 9])
+def test_stateful_data_loader_resumes_exactly(store, num_workers, stop):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    plan = trace_loader(store, global_batch=16, seed=3).plan
+
+    def make():
+        sampler = BucketedBatchSampler(plan, snapshot="one")
+        return stateful.StatefulDataLoader(
+            TraceDataset(store), sampler=sampler, batch_size=None, num_workers=num_workers
+        )
+
+    interrupted, resumed = make(), make()
+    batches = iter(interrupted)
+    done = [next(batches).trace_index.tolist() for _ in range(stop)]
+    resumed.load_state_dict(interrupted.state_dict())
+    if stop < plan.num_steps:
+        done += indices_of(resumed)
+    assert done == [plan.step(0, step).tolist() for step in range(9)]
+    assert indices_of(resumed) == [plan.step(1, step).tolist() for step in range(9)]
+
+
+def test_grown_store_is_read_from_the_next_epoch_on(tmp_path):
+    store = TraceStore.create(tmp_path / "growing")
+    store.append(make_batch(1, 40))
+    small = trace_loader(store, global_batch=8, seed=3)
+    next(iter(small))
+    store.append(make_batch(2, 30, first_stream=40))
+    grown = trace_loader(store, global_batch=8, seed=3)
+    with pytest.raises(CheckpointMismatchError, match="continue_from"):
+        grown.load_state_dict(small.state_dict())
+    grown.continue_from(small.state_dict())
+    assert (grown.epoch, grown.step) == (1, 0)
+    assert sorted(index for indices in indices_of(grown) for index in indices) == list(range(70))
+
+
+def test_costs_of_observations_reach_the_plan(store):
+    cost = CostModel(per_trace=0.0, per_site=0.0, per_observation_byte=1.0)
+    loader = trace_loader(store, policy=BatchPolicy(global_batch=16, cost=cost), world=World())
+    assert loader.plan.rank_costs(0, 0, 1)[0] == 16 * store.segments[0].observation_bytes > 0
 
 
 def test_loader_type_is_public(store):

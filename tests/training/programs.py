@@ -3,7 +3,7 @@
 import numpy as np
 
 import tracestore as ts
-from tracestore.samplers.torch_loader import TensorBatch
+from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.simulators import PriorController, run_trace
 from tracestore.traces import TraceBatch
 

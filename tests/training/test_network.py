@@ -8,7 +8,7 @@ import torch
 
 from tests.training.family_programs import TINY, every_family, prior_batch
 from tracestore.errors import InvalidInputError
-from tracestore.samplers.torch_loader import TensorBatch
+from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.traces import SiteKind, Trace, TraceBatch
 from tracestore.traces.distributions import Distribution, from_parameters
 from tracestore.training.network import ProposalNetwork

@@ -11,7 +11,7 @@ import tracestore as ts
 from tests.training.family_programs import TINY, every_family, prior_batch
 from tracestore.errors import InvalidInputError, NonFiniteLossError, StoreExistsError, StoreNotFoundError
 from tracestore.events import Event, PhaseAdvanced
-from tracestore.samplers.torch_loader import TensorBatch
+from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.simulators import Simulator, toys
 from tracestore.traces import Site, SiteKind
 from tracestore.training import NetworkConfig, TrainConfig, load_network, train

@@ -1,166 +1,77 @@
-"""Batches of a store as torch tensors, through a real `torch.utils.data.DataLoader`.
+"""Batches of a store as torch tensors, through a real `torch.utils.data.DataLoader` that knows its position."""
 
-Every item that the loader asks for is a whole batch: one read per column instead of one per trace. Worker processes
-open the store for themselves and send tensors through shared memory; layouts stay at home, where they are known.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from tracestore._extras import extra
 from tracestore.errors import InvalidInputError
 from tracestore.samplers.plan import BatchPlan
 from tracestore.samplers.policy import BatchPolicy
+from tracestore.samplers.read_ahead import read_ahead
 from tracestore.samplers.sampler import BucketedBatchSampler
 from tracestore.samplers.selection import Subset, select_traces
+from tracestore.samplers.tensor_batch import TensorBatch
+from tracestore.samplers.trace_dataset import Parcel, ParcelDataset, TraceDataset
 from tracestore.samplers.world import World
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
-from tracestore.traces import Layout, TraceBatch
 
 with extra("train"):
     import torch
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader
 
-__all__ = ["TensorBatch", "TraceDataset", "TraceLoader", "trace_loader"]
+__all__ = ["LoaderOptions", "TraceLoader", "trace_loader"]
+
+StartMethod = Literal["fork", "spawn", "forkserver"]
+"""How worker processes come into being."""
 
 
-@dataclass(frozen=True, eq=False)
-class TensorBatch:
-    """The columns of a `TraceBatch` that training reads, as tensors; trace by trace and, inside, site by site.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderOptions:
+    """How batches are read; which ones they are does not depend on it.
 
-    Examples
-    --------
-    >>> from tracestore.simulators import toys, PriorController, run_trace
-    >>> rng = np.random.default_rng(1)
-    >>> traces = [run_trace(toys.gum, PriorController(), rng) for _ in range(3)]
-    >>> batch = TensorBatch.from_batch(TraceBatch.from_traces(traces), [4, 5, 6])
-    >>> len(batch), batch.observations["obs0"].dtype, batch.trace_index.tolist()
-    (3, torch.float32, [4, 5, 6])
+    Raises
+    ------
+    InvalidInputError
+        Names every option that is out of range.
     """
 
-    layouts: tuple[Layout, ...]
-    """The distinct layouts of the batch."""
-    layout_index: torch.Tensor
-    """Position of each trace's layout in ``layouts``, int64, shape ``(N,)``."""
-    values: torch.Tensor
-    """Stored values, float64, flat."""
-    parameters: torch.Tensor
-    """Parameters of priors and likelihoods, float64, flat."""
-    log_probs: torch.Tensor
-    """Log probabilities, one per site, float64, flat."""
-    observations: Mapping[str, torch.Tensor]
-    """Named observations, float32, shape ``(N, *shape)``; zeros where a trace has none."""
-    trace_index: torch.Tensor
-    """Global index of each trace in the store, int64, shape ``(N,)``."""
+    num_workers: int = 0
+    """Processes that read ahead; 0 reads in this process."""
+    prefetch: int | None = None
+    """Batches that are read ahead: by each worker, 2 by default; without workers by one thread, none by default."""
+    start_method: StartMethod | None = None
+    """How workers start; None for torch's default."""
+    pin_memory: bool = False
+    """Hand out batches in page-locked memory."""
 
-    @staticmethod
-    def from_batch(batch: TraceBatch, trace_index: ArrayLike) -> "TensorBatch":
-        """Share or convert the columns of a batch.
-
-        Parameters
-        ----------
-        batch
-            N traces.
-        trace_index
-            Their global indices, shape ``(N,)``.
-        """
-        return TensorBatch(
-            layouts=batch.layouts,
-            layout_index=_tensor(batch.layout_index, np.int64),
-            values=_tensor(batch.values, np.float64),
-            parameters=_tensor(batch.parameters, np.float64),
-            log_probs=_tensor(batch.log_probs, np.float64),
-            observations={name: _observation(column) for name, column in batch.observations.items()},
-            trace_index=_tensor(np.asarray(trace_index), np.int64),
-        )
-
-    def __len__(self) -> int:
-        return len(self.layout_index)
-
-    def pin_memory(self) -> "TensorBatch":
-        """Copy to page-locked memory, from which copies to a GPU are asynchronous."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "TensorBatch":
-        """Copy to a device.
-
-        Parameters
-        ----------
-        device
-            Where the tensors shall be.
-        non_blocking
-            Do not wait for copies from pinned memory.
-        """
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TensorBatch":
-        return replace(
-            self,
-            layout_index=change(self.layout_index),
-            values=change(self.values),
-            parameters=change(self.parameters),
-            log_probs=change(self.log_probs),
-            observations={name: change(column) for name, column in self.observations.items()},
-            trace_index=change(self.trace_index),
-        )
+    def __post_init__(self) -> None:
+        problems = [
+            f"`{name}` must be a whole number of at least 0; got {value!r}"
+            for name in ("num_workers", "prefetch")
+            if (value := getattr(self, name)) is not None and (type(value) is not int or value < 0)
+        ]
+        if not problems and self.num_workers and self.prefetch == 0:
+            problems.append("`prefetch` must be at least 1 with workers; got 0")
+        if self.start_method not in {None, *get_args(StartMethod)}:
+            problems.append(
+                f"`start_method` must be one of {', '.join(get_args(StartMethod))}; got {self.start_method!r}"
+            )
+        elif not problems and self.start_method is not None and not self.num_workers:
+            problems.append("`start_method` is for workers, but `num_workers` is 0; leave it out, or ask for workers")
+        if problems:
+            message = "; ".join(problems) + "."
+            raise InvalidInputError(message, problems=tuple(problems))
 
 
-class TraceDataset(Dataset[TensorBatch]):
-    """A store as a map-style dataset whose items are whole batches.
-
-    Works with any sampler that yields arrays of trace indices and ``batch_size=None``, in forked and in spawned
-    workers.
-
-    Parameters
-    ----------
-    store
-        An open store; workers read the same snapshot.
-
-    Examples
-    --------
-    >>> import tracestore as ts, tempfile
-    >>> store = ts.simulate(ts.simulators.toys.gum, tempfile.mkdtemp() + "/traces", num_traces=100, seed=1)
-    >>> loader = DataLoader(TraceDataset(store), sampler=[[5, 3], [70]], batch_size=None)
-    >>> [batch.trace_index.tolist() for batch in loader]
-    [[5, 3], [70]]
-    """
-
-    def __init__(self, store: TraceStore) -> None:
-        self.store = store
-
-    def __len__(self) -> int:
-        """Traces in the store."""
-        return len(self.store)
-
-    def __getitem__(self, indices: ArrayLike) -> TensorBatch:
-        """Read some traces, in the order asked for."""
-        chosen: NDArray[np.int64] = np.atleast_1d(np.asarray(indices, np.int64))
-        return TensorBatch.from_batch(self.store.take(chosen), chosen)
-
-
-@dataclass(frozen=True, eq=False)
-class _Parcel:
-    """A batch on its way from a worker: pickled layouts would outweigh small batches, so that only their ids travel."""
-
-    batch: TensorBatch
-    layout_ids: tuple[int, ...]
-
-    def pin_memory(self) -> "_Parcel":
-        return replace(self, batch=self.batch.pin_memory())
-
-
-class _ParcelDataset(TraceDataset):
-    def __getitem__(self, indices: ArrayLike) -> _Parcel:  # type: ignore[override]  # unpacked by the loader
-        batch = super().__getitem__(indices)
-        return _Parcel(replace(batch, layouts=()), tuple(layout.id for layout in batch.layouts))
+_DEFAULT_OPTIONS = LoaderOptions()
 
 
 class TraceLoader(DataLoader[TensorBatch]):
-    """A `DataLoader` of whole batches that knows its position exactly, whatever its workers have prefetched.
+    """A `DataLoader` of whole batches that knows its position exactly, whatever has been read ahead.
 
     Iterating goes on where the last iteration stopped, to the end of the epoch; made by `trace_loader`.
 
@@ -170,25 +81,27 @@ class TraceLoader(DataLoader[TensorBatch]):
         The traces.
     sampler
         The batches of this rank.
-    num_workers
-        Processes that read ahead; 0 reads in this process.
-    pin_memory
-        Hand out batches in page-locked memory.
+    options
+        How they are read.
     """
 
     def __init__(
-        self, dataset: TraceDataset, sampler: BucketedBatchSampler, *, num_workers: int = 0, pin_memory: bool = False
+        self, dataset: TraceDataset, sampler: BucketedBatchSampler, options: LoaderOptions = _DEFAULT_OPTIONS
     ) -> None:
+        has_workers = options.num_workers > 0
         super().__init__(
-            _ParcelDataset(dataset.store) if num_workers else dataset,
+            ParcelDataset.like(dataset) if has_workers else dataset,
             sampler=sampler,
             batch_size=None,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
+            num_workers=options.num_workers,
+            pin_memory=options.pin_memory,
+            persistent_workers=has_workers,
+            prefetch_factor=options.prefetch if has_workers else None,
+            multiprocessing_context=options.start_method,
         )
         self.plan = sampler.plan
         self._layouts = dataset.store.layouts
+        self._depth = 0 if has_workers else options.prefetch or 0
         self._walk = sampler
         # the sampler runs ahead of what has been handed out; this one does not
         self._position = BucketedBatchSampler(
@@ -209,13 +122,19 @@ class TraceLoader(DataLoader[TensorBatch]):
         """Batches that the next iteration yields."""
         return len(self._position)
 
-    def __iter__(self) -> Iterator[TensorBatch]:  # type: ignore[override]  # a generator iterates as well
+    def __iter__(self) -> Generator[TensorBatch, None, None]:  # type: ignore[override]  # iterates as well
         epoch, step = self.epoch, self.step
         self._walk.seek(epoch, step)
-        steps = range(step, self.plan.num_steps)
-        for item, done in zip(super().__iter__(), steps, strict=True):
-            self._position.seek_after(epoch, done)
-            yield self._unpack(item)
+        items: Iterator[TensorBatch | Parcel] = super().__iter__()
+        ahead = read_ahead(items, self._depth) if self._depth else None
+        try:
+            for item, done in zip(ahead or items, range(step, self.plan.num_steps), strict=True):
+                self._position.seek_after(epoch, done)
+                batch = item.unpack(self._layouts) if isinstance(item, Parcel) else item
+                yield replace(batch, step_size=self.plan.step_size(epoch, done))
+        finally:
+            if ahead is not None:
+                ahead.close()
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make the next iteration begin with a step of an epoch.
@@ -253,10 +172,20 @@ class TraceLoader(DataLoader[TensorBatch]):
         """
         self._position.load_state_dict(state)
 
-    def _unpack(self, item: "TensorBatch | _Parcel") -> TensorBatch:
-        if isinstance(item, TensorBatch):
-            return item
-        return replace(item.batch, layouts=tuple(self._layouts[identity] for identity in item.layout_ids))
+    def continue_from(self, state: Mapping[str, str | int]) -> None:
+        """Go on with a training whose store has grown since; see `BucketedBatchSampler.continue_from`.
+
+        Parameters
+        ----------
+        state
+            The five values, saved on an earlier snapshot of this store.
+
+        Raises
+        ------
+        CheckpointMismatchError
+            When the state belongs to another seed or policy, or is incomplete.
+        """
+        self._position.continue_from(state)
 
 
 def trace_loader(
@@ -270,6 +199,10 @@ def trace_loader(
     subset: Subset = "all",
     validation_fraction: float = 0.1,
     start: tuple[int, int] = (0, 0),
+    observations: Collection[str] | None = None,
+    observation_dtype: torch.dtype = torch.float32,
+    prefetch: int | None = None,
+    start_method: StartMethod | None = None,
     pin_memory: bool = False,
 ) -> TraceLoader:
     """Load batches of a store's successful traces for training.
@@ -290,20 +223,29 @@ def trace_loader(
     world
         Rank and number of ranks; None reads the launcher's variables.
     num_workers
-        Processes that read ahead; 0 reads in this process.
+        Processes that read ahead; 0 reads in this process, which is fastest on a local disk.
     subset
         ``train`` and ``validation`` are the two parts of the store, ``all`` is both.
     validation_fraction
         Expected share of the validation part.
     start
         Epoch and step to begin with.
+    observations
+        Names of the observations to read; None for all, empty for none.
+    observation_dtype
+        Type of the observations: ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
+    prefetch
+        Batches that are read ahead: by each worker, 2 by default; without workers by one thread, none by default.
+    start_method
+        How workers start: ``fork``, ``spawn`` or ``forkserver``; None for torch's default.
     pin_memory
         Hand out batches in page-locked memory.
 
     Raises
     ------
     InvalidInputError
-        When ``global_batch`` is missing, contradicts the policy, or another argument is out of range.
+        When ``global_batch`` is missing, contradicts the policy, the store lacks an observation, or another argument is
+        out of range.
     PlanError
         When the subset has too few traces or the number of ranks does not divide a step.
 
@@ -322,10 +264,21 @@ def trace_loader(
     elif global_batch not in {None, policy.global_batch}:
         message = f"`global_batch` is {global_batch}, but the policy has {policy.global_batch}; give one of them."
         raise InvalidInputError(message, argument="global_batch", found=global_batch, expected=policy.global_batch)
+    options = LoaderOptions(
+        num_workers=num_workers, prefetch=prefetch, start_method=start_method, pin_memory=pin_memory
+    )
     opened = store if isinstance(store, TraceStore) else TraceStore.open(store)
+    dataset = TraceDataset(opened, observations=observations, observation_dtype=observation_dtype)
     status, stream = (np.asarray(opened.column(name), np.int64) for name in ("status", "stream"))
     selected = select_traces(status, stream, subset, validation_fraction)
-    plan = BatchPlan(opened.runs, policy, seed, selected=None if selected.all() else selected)
+    observed = np.array([segment.observation_bytes for segment in opened.segments], np.float64)
+    plan = BatchPlan(
+        opened.runs,
+        policy,
+        seed,
+        selected=None if selected.all() else selected,
+        observation_bytes=observed[opened.runs.segment],
+    )
     part = subset if subset == "all" else f"{subset} {validation_fraction!r}"
     sampler = BucketedBatchSampler(
         plan,
@@ -333,16 +286,4 @@ def trace_loader(
         snapshot=f"{opened.snapshot_id} {part}",
         start=start,
     )
-    return TraceLoader(TraceDataset(opened), sampler, num_workers=num_workers, pin_memory=pin_memory)
-
-
-def _tensor(column: NDArray[np.generic], dtype: type[np.number]) -> torch.Tensor:
-    owned = np.ascontiguousarray(column, dtype)
-    # torch has no read-only tensors: columns that are views of a mapped file are copied, once
-    return torch.from_numpy(owned if owned.flags.writeable else owned.copy())
-
-
-def _observation(column: NDArray[np.generic]) -> torch.Tensor:
-    if len(column) and column.strides[0] == 0:
-        return _tensor(column[0], np.float32).expand(column.shape)
-    return _tensor(column, np.float32)
+    return TraceLoader(dataset, sampler, options)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tracestore.samplers.torch_loader import TensorBatch
+from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.training.network import ProposalNetwork
 
 __all__ = ["GainTable", "measure_gains"]

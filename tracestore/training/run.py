@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tracestore.errors import InvalidInputError, StoreExistsError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.samplers.selection import Subset, select_traces
-from tracestore.samplers.torch_loader import TensorBatch, TraceLoader, trace_loader
+from tracestore.samplers.tensor_batch import TensorBatch
+from tracestore.samplers.torch_loader import TraceLoader, trace_loader
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore

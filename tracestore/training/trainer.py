@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from tracestore.errors import NonFiniteLossError
-from tracestore.samplers.torch_loader import TensorBatch
+from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.training.config import TrainConfig
 from tracestore.training.network import ProposalNetwork
 from tracestore.training.optimizer import follow_growth, learning_rate, make_optimizer

@@ -1,0 +1,148 @@
+"""A store as a torch data set whose items are whole batches: one read per column instead of one per trace.
+
+Worker processes open the store for themselves. What they read goes straight into shared memory; layouts stay at home,
+where they are known.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tracestore._extras import extra
+from tracestore.errors import InvalidInputError
+from tracestore.samplers.tensor_batch import TensorBatch
+from tracestore.store.trace_store import TraceStore
+from tracestore.traces import Layout
+
+with extra("train"):
+    import torch
+    from torch.utils.data import Dataset, get_worker_info
+
+__all__ = ["Parcel", "ParcelDataset", "TraceDataset"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class TraceDataset(Dataset[TensorBatch]):
+    """A store as a map-style dataset whose items are whole batches.
+
+    Works with any sampler that yields arrays of trace indices and ``batch_size=None``, in forked and in spawned
+    workers.
+
+    Parameters
+    ----------
+    store
+        An open store; workers read the same snapshot.
+    observations
+        Names of the observations to read; None for all, empty for none.
+    observation_dtype
+        Type of all observations: ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
+
+    Raises
+    ------
+    InvalidInputError
+        When the store lacks an observation, or the type is another.
+
+    Examples
+    --------
+    >>> import tracestore as ts, tempfile
+    >>> from torch.utils.data import DataLoader
+    >>> store = ts.simulate(ts.simulators.toys.gum, tempfile.mkdtemp() + "/traces", num_traces=100, seed=1)
+    >>> loader = DataLoader(TraceDataset(store), sampler=[[5, 3], [70]], batch_size=None)
+    >>> [batch.trace_index.tolist() for batch in loader]
+    [[5, 3], [70]]
+    """
+
+    def __init__(
+        self,
+        store: TraceStore,
+        *,
+        observations: Collection[str] | None = None,
+        observation_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.store = store
+        self.observations = None if observations is None else _require_known(store, observations)
+        if observation_dtype not in _DTYPES:
+            allowed = ", ".join(map(str, _DTYPES))
+            message = f"`observation_dtype` must be one of {allowed}; got {observation_dtype!r}."
+            raise InvalidInputError(message, argument="observation_dtype")
+        self.observation_dtype = observation_dtype
+
+    def __len__(self) -> int:
+        """Traces in the store."""
+        return len(self.store)
+
+    def __getitem__(self, indices: ArrayLike) -> TensorBatch:
+        """Read some traces, in the order asked for."""
+        chosen: NDArray[np.int64] = np.atleast_1d(np.asarray(indices, np.int64))
+        shared = self._shared(len(chosen)) if get_worker_info() is not None else {}
+        out = {name: tensor.numpy() for name, tensor in shared.items()}
+        batch = self.store.take(chosen, observations=self.observations, out=out)
+        tensors = TensorBatch.from_batch(batch, chosen, observation_dtype=self.observation_dtype)
+        return replace(tensors, observations={**tensors.observations, **shared}) if shared else tensors
+
+    def _shared(self, num_traces: int) -> dict[str, torch.Tensor]:
+        """Make tensors in shared memory for what needs no conversion, so that nothing is copied on its way home."""
+        if self.observation_dtype is not torch.float32:
+            return {}
+        shapes = self.store.observation_shapes
+        wanted = shapes if self.observations is None else self.observations
+        return {name: _shared_tensor((num_traces, *shapes[name])) for name in wanted if name in self._varying_floats}
+
+    @cached_property
+    def _varying_floats(self) -> frozenset[str]:
+        """Observations that are float32 in all segments, and not one row for all traces of one."""
+        infos = [info for segment in self.store.segments for info in segment.observations]
+        others = {info.name for info in infos if info.constant or np.dtype(info.dtype) != np.float32}
+        return frozenset(self.store.observation_shapes) - others
+
+
+@dataclass(frozen=True, eq=False)
+class Parcel:
+    """A batch on its way from a worker: pickled layouts would outweigh small batches, so that only their ids travel."""
+
+    batch: TensorBatch
+    layout_ids: tuple[int, ...]
+
+    def pin_memory(self) -> "Parcel":
+        """Copy to page-locked memory."""
+        return replace(self, batch=self.batch.pin_memory())
+
+    def unpack(self, layouts: Mapping[int, Layout]) -> TensorBatch:
+        """Give the batch its layouts back."""
+        return replace(self.batch, layouts=tuple(layouts[identity] for identity in self.layout_ids))
+
+
+class ParcelDataset(TraceDataset):
+    """The same, as worker processes send it."""
+
+    @classmethod
+    def like(cls, dataset: TraceDataset) -> "ParcelDataset":
+        """Read what another data set reads."""
+        return cls(dataset.store, observations=dataset.observations, observation_dtype=dataset.observation_dtype)
+
+    def __getitem__(self, indices: ArrayLike) -> Parcel:  # type: ignore[override]  # unpacked by the loader
+        """Read some traces, in the order asked for."""
+        batch = super().__getitem__(indices)
+        return Parcel(replace(batch, layouts=()), tuple(layout.id for layout in batch.layouts))
+
+
+def _require_known(store: TraceStore, observations: Collection[str]) -> tuple[str, ...]:
+    known = store.observation_shapes
+    names = (observations,) if isinstance(observations, str) else tuple(observations)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        exists = f"it has {', '.join(known)}" if known else "it has no observations; leave `observations` out"
+        message = f"The store {store.storage.url} has no observation {unknown[0]!r}; {exists}."
+        raise InvalidInputError(message, argument="observations", found=unknown[0])
+    return names
+
+
+def _shared_tensor(shape: tuple[int, ...]) -> torch.Tensor:
+    """Make a float32 tensor in shared memory, as torch's own collation does in workers."""
+    storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0).set_(storage).view(shape)

@@ -168,6 +168,11 @@ def test_dataset_can_be_sent_to_spawned_workers(store):
     assert len(dataset) == NUM_TRACES
 
 
+def test_loader_with_another_sampler_is_refused(store):
+    with pytest.raises(InvalidInputError, match="An item is a whole batch, for an array of trace indices; got 0"):
+        next(iter(torch.utils.data.DataLoader(TraceDataset(store), batch_size=None)))
+
+
 @pytest.mark.processes
 def test_workers_read_in_their_own_processes(store):
     class Telling(TraceDataset):

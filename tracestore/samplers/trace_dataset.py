@@ -77,8 +77,20 @@ class TraceDataset(Dataset[TensorBatch]):
         return len(self.store)
 
     def __getitem__(self, indices: ArrayLike) -> TensorBatch:
-        """Read some traces, in the order asked for."""
-        chosen: NDArray[np.int64] = np.atleast_1d(np.asarray(indices, np.int64))
+        """Read some traces, in the order asked for.
+
+        Raises
+        ------
+        InvalidInputError
+            When it is asked for one trace: then a loader has another sampler than it should.
+        """
+        chosen: NDArray[np.int64] = np.asarray(indices, np.int64)
+        if chosen.ndim != 1:
+            message = (
+                f"An item is a whole batch, for an array of trace indices; got {indices!r}. Use `trace_loader`, or "
+                "`batch_size=None` and a `BucketedBatchSampler`, and let no other program put its sampler in place."
+            )
+            raise InvalidInputError(message, argument="indices", found=indices)
         shared = self._shared(len(chosen)) if get_worker_info() is not None else {}
         out = {name: tensor.numpy() for name, tensor in shared.items()}
         batch = self.store.take(chosen, observations=self.observations, out=out)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tracestore.samplers.hashing import derive_key, keyed_hash, mix64, unit_interval
+from tracestore.samplers.hashing import derive_key, keyed_hash, keyed_order, mix64, narrowest, unit_interval
 
 
 def test_mixer_matches_published_splitmix64_sequence():
@@ -34,6 +34,37 @@ def test_orders_of_neighboring_keys_are_unrelated():
     for one in range(8):
         for two in range(one):
             assert abs(np.corrcoef(orders[one], orders[two])[0, 1]) < 5 / np.sqrt(4096)
+
+
+def test_hash_does_not_depend_on_the_layout_of_its_input():
+    numbers = np.arange(70_000).reshape(2, -1)
+    assert np.array_equal(keyed_hash(numbers.T, 5), keyed_hash(numbers, 5).T)
+    assert np.array_equal(keyed_hash(numbers.reshape(-1)[-3:], 5), keyed_hash(numbers, 5).reshape(-1)[-3:])
+
+
+def test_order_is_that_of_the_hashes():
+    items = np.arange(100_000)
+    assert np.array_equal(keyed_order(items, 3), np.argsort(keyed_hash(items, 3) >> np.uint64(17), kind="stable"))
+
+
+def test_order_is_first_by_rank():
+    items = np.arange(5, 100_000, 3, dtype=np.int32)
+    ranks = (items % 7).astype(np.uint64)
+    order = keyed_order(items, 3, lambda block: ranks[block], 3)
+    assert order.dtype == np.int32
+    assert np.array_equal(np.sort(order), items)
+    assert np.array_equal(order % 7, np.sort(ranks))
+    assert abs(np.corrcoef(order[order % 7 == 2], np.sort(order[order % 7 == 2]))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("items", [[], [0], [2**40, 1]])
+def test_order_of_few_items(items):
+    assert sorted(keyed_order(np.array(items, np.int64), 3).tolist()) == sorted(items)
+
+
+def test_narrowest_holds_the_number():
+    assert all(np.iinfo(narrowest(number)).max >= number for number in (1, 2**31 - 1, 2**31))
+    assert narrowest(2**31 - 1) is np.int32
 
 
 def test_unit_interval_is_uniform_and_below_one():

@@ -27,9 +27,9 @@ def epoch_of(plan, epoch=0):
 def test_order_is_pinned():
     plan = BatchPlan(make_runs((1, 3, 10), (2, 5, 7)), BatchPolicy(global_batch=6, micro=2, num_buckets=2), seed=4)
     assert [indices.tolist() for indices in epoch_of(plan, 1)] == [
-        [0, 7, 8, 9, 13, 14],
-        [1, 2, 3, 4, 5, 6],
-        [10, 11, 12, 15, 16],
+        [1, 2, 11, 12, 15, 16],
+        [3, 4, 5, 6, 7, 8],
+        [0, 9, 10, 13, 14],
     ]
 
 
@@ -119,6 +119,23 @@ def test_longest_first_balances_ranks():
         [sites_of(runs, unbucketed.step(0, step, World(rank, 16))).sum() for rank in range(16)] for step in range(4)
     ]
     assert np.max(loads, 1).sum() / np.mean(loads, 1).sum() > 1.1
+
+
+@pytest.mark.parametrize("rounds", [64, 65, 200, 203])
+def test_many_atoms_are_dealt_evenly(rounds):
+    rng = np.random.default_rng(6)
+    runs = make_runs(*((kind, int(sites), 1) for kind, sites in enumerate(rng.lognormal(4, 0.5, 3 * rounds))))
+    plan = BatchPlan(runs, BatchPolicy(global_batch=3 * rounds, micro=1))
+    assert {len(plan.step(0, 0, World(rank, 3))) for rank in range(3)} == {rounds}
+    costs = plan.rank_costs(0, 0, 3)
+    assert costs.max() / costs.mean() < 1.01
+
+
+def test_runs_without_selected_traces_do_not_count():
+    dear = make_runs((1, 3, 40), (2, 10**6, 9), (3, 4, 40))
+    selected = np.repeat([True, False, True], dear.num_traces)
+    plan = BatchPlan(dear, BatchPolicy(budget=100.0, micro=2), selected=selected)
+    assert np.array_equal(np.sort(np.concatenate(epoch_of(plan))), np.flatnonzero(selected))
 
 
 def test_empty_ranks_get_nothing():

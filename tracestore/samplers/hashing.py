@@ -5,13 +5,18 @@ no generator state. The mixing function is the finalizer of SplitMix64 (Steele, 
 pseudorandom number generators", 2014).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["derive_key", "keyed_hash", "mix64", "unit_interval"]
+__all__ = ["derive_key", "keyed_hash", "keyed_order", "mix64", "narrowest", "unit_interval"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+
+_BLOCK = 2**15
+"""Numbers that are hashed at once: they and what is between stay in a cache."""
 
 
 def mix64(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -56,10 +61,62 @@ def keyed_hash(indices: NDArray[np.integer], key: int) -> NDArray[np.uint64]:
     >>> len(set(first.tolist()) | set(second.tolist()))
     8
     """
-    # mixed before the key comes in: with `index + key` alone, two keys would give shifted copies of one sequence
-    inner = mix64(indices.astype(np.uint64) + np.uint64(_GOLDEN))
-    inner ^= np.uint64(key & _MASK)
-    return mix64(inner)
+    hashes = indices.astype(np.uint64, order="C")
+    flat = hashes.reshape(-1)
+    for start in range(0, len(flat), _BLOCK):
+        block = flat[start : start + _BLOCK]
+        # mixed before the key comes in: with `index + key` alone, two keys would give shifted copies of one sequence
+        block[:] = mix64(mix64(block + np.uint64(_GOLDEN)) ^ np.uint64(key & _MASK))
+    return hashes
+
+
+def keyed_order(
+    items: NDArray[np.integer], key: int, rank: Callable[[slice], NDArray[np.uint64]] | None = None, rank_bits: int = 0
+) -> NDArray[np.integer]:
+    """Order integers by rank, and those of one rank by chance.
+
+    Rank, hash and item are packed into one integer each, with as many bits of the hash as there is room for. Integers
+    are sorted several times faster than they are argsorted, and as no two are equal, every sort gives the same order.
+
+    Parameters
+    ----------
+    items
+        Distinct integers from 0, shape ``(n,)``.
+    key
+        A number from `derive_key`.
+    rank
+        Returns the ranks of a slice of the items; None for one rank.
+    rank_bits
+        Bits of the highest rank.
+
+    Returns
+    -------
+    ndarray
+        The items, of the type they have.
+
+    Examples
+    --------
+    >>> keyed_order(np.arange(6), 1)
+    array([1, 5, 0, 3, 4, 2])
+    >>> keyed_order(np.arange(6), 1, lambda block: np.arange(6, dtype=np.uint64)[block] // 3, rank_bits=1)
+    array([1, 0, 2, 5, 3, 4])
+    """
+    item_bits = int(items.max(initial=0)).bit_length()
+    packed = np.empty(len(items), np.uint64)
+    for start in range(0, len(items), _BLOCK):
+        block = slice(start, min(start + _BLOCK, len(items)))
+        hashes = keyed_hash(items[block], key) >> np.uint64(rank_bits + item_bits)
+        packed[block] = (hashes << np.uint64(item_bits)) | items[block].astype(np.uint64)
+        if rank is not None:
+            packed[block] |= rank(block) << np.uint64(64 - rank_bits)
+    packed.sort()
+    packed &= np.uint64((1 << item_bits) - 1)
+    return packed.astype(items.dtype)
+
+
+def narrowest(number: int) -> type[np.integer]:
+    """Choose the integers that can count to a number and take least memory."""
+    return np.int32 if number < 2**31 else np.int64
 
 
 def derive_key(*parts: int) -> int:

@@ -6,7 +6,6 @@ whatever the number of ranks; ranks and workers only divide the steps. Order fol
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tracestore.errors import InvalidInputError, PlanError
 from tracestore.samplers.atoms import AtomCut, RunTable
-from tracestore.samplers.hashing import derive_key, keyed_hash, unit_interval
+from tracestore.samplers.buckets import cut_buckets, shuffle_buckets, take_turns
+from tracestore.samplers.hashing import derive_key, keyed_hash, keyed_order, narrowest, unit_interval
 from tracestore.samplers.policy import BatchPolicy
 from tracestore.samplers.world import World
 
@@ -22,17 +22,23 @@ __all__ = ["BatchPlan", "Runs"]
 
 TraceIndices = NDArray[np.int64]
 
-_CUT, _ATOM, _STEP = range(3)
+_CUT, _ATOM, _STEP, _BUCKET = range(4)
 """Purposes of hashes within an epoch."""
+
+_BLOCK = 2**16
+"""Runs that are looked at at once."""
+
+_MANY_ROUNDS = 64
+"""Rounds in which atoms are dealt to ranks; each takes as long as a hundred atoms."""
 
 _ALONE = World()
 
-_ATOMS_PER_BUDGET = 3
-"""A budget holds at least so many of the costliest atoms: then no step is empty and all are at least half full."""
+_ATOMS_PER_BUDGET = 4
+"""A budget holds at least so many of the costliest atoms: then every step of several costs at least a quarter of it."""
 
 
 class Runs(Protocol):
-    """What a plan reads of a store's run directory; one entry per run."""
+    """What a plan reads of a store's run directory; one entry per run, in the order of their traces."""
 
     @property
     def first(self) -> NDArray[np.int64]:
@@ -160,7 +166,7 @@ class BatchPlan:
         if world.is_distributed:
             atoms = atoms[_longest_first(planned.cut.costs(atoms), world.num_ranks) == world.rank]
         chosen = np.sort(planned.cut.members(atoms))
-        return chosen if self._indices is None else self._indices[chosen]
+        return chosen if self._indices is None else self._indices[chosen].astype(np.int64)
 
     def rank_costs(self, epoch: int, step: int, num_ranks: int) -> NDArray[np.float64]:
         """Cost of one step on each rank, in the units of the policy's cost model.
@@ -243,8 +249,10 @@ class BatchPlan:
             )
             raise PlanError(message, num_traces=self.num_traces, global_batch=batch)
         budget = self.policy.budget
+        if budget is None:
+            return
         least = _ATOMS_PER_BUDGET * _largest_atom(self._table, self.policy)
-        if budget is not None and budget < least:
+        if budget < least:
             message = (
                 f"A budget of {budget:g} is too small for atoms of {self.policy.micro} traces that cost up to "
                 f"{least / _ATOMS_PER_BUDGET:g}; use a `budget` of at least {least:g}, or a smaller `micro`."
@@ -262,18 +270,19 @@ class BatchPlan:
         policy = self.policy
         if policy.order == "sequential":
             cut = AtomCut(self._table, policy.micro, None)
-            line = np.arange(cut.num_atoms)
+            line = np.arange(cut.num_atoms, dtype=narrowest(cut.num_atoms))
             return _Epoch(cut, line, self._cut_steps(cut, line), np.arange(self.num_steps))
         cut = AtomCut(self._table, policy.micro, derive_key(self.seed, epoch, _CUT))
-        atom_key, step_key = (derive_key(self.seed, epoch, purpose) for purpose in (_ATOM, _STEP))
+        atom_key, bucket_key, step_key = (derive_key(self.seed, epoch, purpose) for purpose in (_ATOM, _BUCKET, _STEP))
         # an incomplete atom stays at the very end, so that no step but the last is short
-        whole = np.arange(self.num_traces // policy.micro)
-        hashes = keyed_hash(whole, atom_key)
+        atoms = np.arange(cut.num_atoms, dtype=narrowest(cut.num_atoms))
+        num_whole = self.num_traces // policy.micro
         if policy.order == "random":
-            line, bounds = np.argsort(hashes, kind="stable"), np.array([0, len(whole)])
+            line, bounds = keyed_order(atoms[:num_whole], atom_key), np.array([0, num_whole])
         else:
-            line, bounds = _bucket(cut, whole, hashes, policy)
-        line = np.concatenate((line, np.arange(len(whole), cut.num_atoms)))
+            line, bounds = cut_buckets(cut, atoms[:num_whole], policy, atom_key)
+            line = shuffle_buckets(line, bounds, policy.mixing, bucket_key)
+        line = np.concatenate((line, atoms[num_whole:]))
         starts = self._cut_steps(cut, line)
         middle = (starts[:-1] + starts[1:]) // 2
         bucket = np.searchsorted(bounds[1:-1], middle, "right")
@@ -281,18 +290,19 @@ class BatchPlan:
         # a step short of traces is the last of the line, and stays last
         is_short = policy.global_batch is not None and self.num_traces % policy.global_batch > 0
         num_dealt = self.num_steps - is_short
-        turns = _take_turns(bucket[:num_dealt], jitter[:num_dealt])
+        turns = take_turns(bucket[:num_dealt], jitter[:num_dealt])
         return _Epoch(cut, line, starts, np.concatenate((turns, np.arange(num_dealt, self.num_steps))))
 
-    def _cut_steps(self, cut: AtomCut, line: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _cut_steps(self, cut: AtomCut, line: NDArray[np.integer]) -> NDArray[np.int64]:
         """Find where each step begins in the line, and where the last ends."""
         steps = np.arange(self.num_steps)
         if self.policy.num_slots is not None:
             starts = steps * self.policy.num_slots
         else:
-            cost = np.cumsum(cut.costs(line))
-            # the step in which an atom begins: a step costs less than an equal share and one atom, which the budget holds
-            starts = np.searchsorted(np.concatenate(([0.0], cost[:-1])), steps * (cost[-1] / self.num_steps))
+            costs = cut.all_costs()[line]
+            cost = np.cumsum(costs)
+            # the step in which an atom's middle lies: a step is within one atom of an equal share, as the budget allows
+            starts = np.searchsorted(cost - costs / 2, steps * (cost[-1] / self.num_steps))
         return np.append(starts, len(line))
 
 
@@ -301,7 +311,7 @@ class _Epoch:
     """A line of atoms and the steps cut from it."""
 
     cut: AtomCut
-    line: NDArray[np.int64]
+    line: NDArray[np.integer]
     """Atoms, one bucket after the other."""
     starts: NDArray[np.int64]
     """Where each piece begins in the line, and where the last ends."""
@@ -309,17 +319,17 @@ class _Epoch:
     """Which piece comes at each step."""
 
     def step(self, step: int) -> NDArray[np.int64]:
-        """Atoms of a step."""
+        """Atoms of a step, ascending."""
         piece = self.turns[step]
-        return self.line[self.starts[piece] : self.starts[piece + 1]]
+        return np.sort(self.line[self.starts[piece] : self.starts[piece + 1]]).astype(np.int64)
 
 
 def _largest_atom(table: RunTable, policy: BatchPolicy) -> float:
-    return min(policy.micro * float(table.costs.max()), table.total_cost)
+    return min(policy.micro * float(table.costs.max(where=table.num_traces_of > 0, initial=0.0)), table.total_cost)
 
 
 def _count_steps(table: RunTable, policy: BatchPolicy) -> int:
-    """Steps of an epoch; the same in all, although atoms differ, so that a schedule knows its length."""
+    """Count the steps of an epoch: as many in all, although atoms differ, so that a schedule knows its length."""
     if policy.global_batch is not None:
         return -(-table.num_traces // policy.global_batch)
     assert policy.budget is not None
@@ -328,66 +338,47 @@ def _count_steps(table: RunTable, policy: BatchPolicy) -> int:
 
 def _select(
     runs: Runs, policy: BatchPolicy, selected: NDArray[np.bool_] | None, observation_bytes: ArrayLike
-) -> tuple[TraceIndices | None, RunTable]:
+) -> tuple[NDArray[np.integer] | None, RunTable]:
     """Count through the selected traces; without a selection a trace's number is its index in the store."""
-    first, sizes = runs.first.astype(np.int64), runs.num_traces.astype(np.int64)
-    costs = np.broadcast_to(policy.cost.of(runs.num_sites, observation_bytes), first.shape)
-    indices = None
-    if selected is not None:
-        if len(selected) != int(sizes.sum()):
-            message = f"`selected` must have one entry for each of {int(sizes.sum())} traces; got {len(selected)}."
-            raise InvalidInputError(message, argument="selected", found=len(selected))
-        indices = np.flatnonzero(selected)
-        stop = np.searchsorted(indices, first + sizes)
-        first = np.searchsorted(indices, first)
-        sizes = stop - first
-    kept = np.flatnonzero(sizes)
-    return indices, RunTable(first[kept], sizes[kept], costs[kept], runs.trace_type[kept].astype(np.uint64))
+    num_traces = int(runs.num_traces.sum())
+    counter = narrowest(num_traces)
+    costs = _costs(runs, policy, observation_bytes)
+    if selected is None:
+        return None, RunTable(runs.first, runs.num_traces.astype(counter), costs, runs.trace_type)
+    if len(selected) != num_traces:
+        message = f"`selected` must have one entry for each of {num_traces} traces; got {len(selected)}."
+        raise InvalidInputError(message, argument="selected", found=len(selected))
+    indices = np.flatnonzero(selected).astype(counter)
+    before = np.zeros(num_traces + 1, counter)
+    np.cumsum(selected, out=before[1:], dtype=counter)
+    first = before[runs.first]
+    return indices, RunTable(first, np.diff(first, append=before[-1:]), costs, runs.trace_type)
 
 
-def _bucket(
-    cut: AtomCut, atoms: NDArray[np.int64], hashes: NDArray[np.uint64], policy: BatchPolicy
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Order atoms by bucket of alike cost and shuffle each bucket; return them and where the buckets begin and end.
-
-    Buckets have equal total costs: with equal numbers of atoms, the last would span the whole tail of long traces.
-    """
-    costs = cut.costs(atoms)
-    if policy.mixing < 1:
-        by_cost = np.lexsort((hashes, cut.type_order(atoms), costs))
-    else:
-        # stable: where a bucket ends among equal costs, the hash decides who is in
-        shuffled = np.argsort(hashes, kind="stable")
-        by_cost = shuffled[np.argsort(costs[shuffled], kind="stable")]
-    total = np.cumsum(costs[by_cost])
-    inner = np.searchsorted(total, np.arange(1, policy.num_buckets) * (total[-1] / policy.num_buckets), "right")
-    bounds = np.concatenate(([0], inner, [len(atoms)]))
-    buckets = (by_cost[start:stop] for start, stop in pairwise(bounds))
-    return np.concatenate([_spread(bucket, hashes[bucket], policy.mixing) for bucket in buckets]), bounds
-
-
-def _spread(bucket: NDArray[np.int64], hashes: NDArray[np.uint64], mixing: float) -> NDArray[np.int64]:
-    """Move each atom of a sorted bucket by chance, up to the given share of the bucket."""
-    if mixing == 0:
-        return bucket
-    if mixing == 1:
-        return bucket[np.argsort(hashes, kind="stable")]
-    place = np.arange(len(bucket)) / max(len(bucket), 1)
-    return bucket[np.argsort((1 - mixing) * place + mixing * unit_interval(hashes), kind="stable")]
-
-
-def _take_turns(bucket: NDArray[np.int64], jitter: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Order steps so that each bucket's are spread evenly over the epoch, each moved a little by its jitter."""
-    count = np.bincount(bucket)
-    place = np.arange(len(bucket)) - (np.cumsum(count) - count)[bucket]
-    return np.argsort((place + jitter) / count[bucket], kind="stable")
+def _costs(runs: Runs, policy: BatchPolicy, observation_bytes: ArrayLike) -> NDArray[np.float64]:
+    """Cost of a trace of each run, some runs after others, as runs may be as many as traces."""
+    observed = np.broadcast_to(np.asarray(observation_bytes, np.float64), runs.num_sites.shape)
+    costs = np.empty(len(observed))
+    for start in range(0, len(costs), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        costs[block] = policy.cost.of(runs.num_sites[block], observed[block])
+    return costs
 
 
 def _longest_first(costs: NDArray[np.float64], num_ranks: int) -> NDArray[np.int64]:
-    """Give each atom a rank: in rounds, the costliest atoms left go to the ranks that have least so far."""
+    """Give each atom a rank: in rounds, the costliest atoms left go to the ranks that have least so far.
+
+    Of very many atoms, the costliest are first paired with the cheapest, so that there are few rounds of alike pairs.
+    """
     ranks = np.empty(len(costs), np.int64)
     load = np.zeros(num_ranks)
     order = np.argsort(-costs, kind="stable")
+    if len(order) > _MANY_ROUNDS * num_ranks:
+        costly, cheap = np.split(order[: len(order) // (2 * num_ranks) * 2 * num_ranks], 2)
+        ranks[costly] = _longest_first(costs[costly] + costs[cheap[::-1]], num_ranks)
+        ranks[cheap[::-1]] = ranks[costly]
+        order, paired = order[2 * len(costly) :], order[: 2 * len(costly)]
+        load = np.bincount(ranks[paired], costs[paired], minlength=num_ranks).astype(np.float64)
     for start in range(0, len(order), num_ranks):
         atoms = order[start : start + num_ranks]
         lightest = np.argsort(load, kind="stable")[: len(atoms)]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERBS = [
     "simulate",
     "sort",
+    "plan",
     "import-pyprob",
     "train",
     "infer",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from tracestore.cli import store_verbs, verbs
 from tracestore.cli.executor_options import add_executor_options
 from tracestore.cli.import_verb import add_import_options, run_import_pyprob
+from tracestore.cli.plan_verb import add_plan_options, run_plan
 from tracestore.cli.sort_verb import run_sort
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_seed, parse_size
 from tracestore.errors import TracestoreError
@@ -95,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_executor_options(sort)
     sort.add_argument("--json", action="store_true", help="print JSON for programs")
 
+    add_plan_options(add(run_plan, only_reads=True))
     add_import_options(add(run_import_pyprob))
 
     train = add(verbs.run_train)

@@ -36,6 +36,7 @@ LEAVES = {
     "tracestore.executors.dask": ("distributed", "sort"),
     "tracestore.executors.mpi": ("mpi4py", "mpi"),
     "tracestore.store.dask_arrays": ("dask", "sort"),
+    "tracestore.pages.figures": ("matplotlib", "report"),
     "tracestore.inference.plots": ("matplotlib", "report"),
     "tracestore.inference.plots_pairs": ("matplotlib", "report"),
     "tracestore.inference.report": ("matplotlib", "report"),

@@ -54,6 +54,7 @@ __all__ = [
     "storage",
     "store",
     "tag",
+    "trace_loader",
     "traces",
     "training",
 ]
@@ -99,6 +100,7 @@ _TABLE: dict[str, str] = {
     "simulator": "tracestore.simulators.base",
     "sort_store": "tracestore.sorting.execute",
     "tag": "tracestore.simulators.runtime",
+    "trace_loader": "tracestore.samplers.torch_loader",
     **dict.fromkeys(
         [
             "errors",
@@ -144,6 +146,7 @@ if TYPE_CHECKING:
     from tracestore.executors.mpi import MPIExecutor
     from tracestore.executors.processes import ProcessExecutor
     from tracestore.importers.pyprob_import import import_pyprob
+    from tracestore.samplers.torch_loader import trace_loader
     from tracestore.simulators.base import simulator
     from tracestore.simulators.runtime import observe, sample, tag
     from tracestore.sorting.execute import sort_store

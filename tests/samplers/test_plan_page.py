@@ -78,7 +78,7 @@ def test_page_shows_every_scheme_and_number(page):
         assert name.replace("'", "&#x27;") in page
         assert text in page
     assert "Ranks that can share a step: 1, 2, 3, 4, 6, 12." in page
-    assert page.count("<figcaption>") == 6
+    assert page.count("<figcaption>") == 5
     assert page.count("<svg") == 5
 
 
@@ -91,7 +91,7 @@ def test_old_page_stays_when_a_new_one_fails(page, tmp_path, monkeypatch):
     def broken(*_):
         raise OSError(28, "no space")
 
-    monkeypatch.setattr("tracestore.samplers.plan_page.os.fsync", broken)
+    monkeypatch.setattr("tracestore.pages.document.os.fsync", broken)
     with pytest.raises(OSError, match="no space"):
         write_plan_page(make_report(), tmp_path / "plan.html", title="new")
     assert (tmp_path / "plan.html").read_text("utf-8") == page

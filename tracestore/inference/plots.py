@@ -1,16 +1,7 @@
-"""Figures of posteriors as SVG text for a page; the only module that imports matplotlib.
+"""Figures of posteriors as SVG text for a page."""
 
-Figures are built on `Figure` objects without pyplot, so nothing global is opened or left behind. Text stays text:
-the page's own fonts are used, and every figure is sharp at any size.
-"""
-
-import io
-import re
 import textwrap
-import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +10,11 @@ from tracestore._extras import extra
 from tracestore.inference.report_data import COLORS, Engine, History, Marginal, Variable, top_categories
 from tracestore.inference.report_numbers import format_rhat
 from tracestore.inference.weights import weighted_quantile
+from tracestore.pages.figures import INK, figure_style, to_svg
 
 with extra("report"):
-    import matplotlib as mpl
     from matplotlib.axes import Axes
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import AutoMinorLocator, EngFormatter, MaxNLocator
@@ -31,35 +23,7 @@ __all__ = ["chains_svg", "is_wide", "loss_svg", "marginal_svg", "weights_svg"]
 
 Floats = NDArray[np.float64]
 
-INK = "#1c232b"
-MUTED = "#5b6670"
-GRID = "#e6e9ec"
 TRUTH = "#111418"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tracestore",
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "axes.edgecolor": "#aab2ba",
-    "axes.linewidth": 0.7,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": "#aab2ba",
-    "ytick.color": "#aab2ba",
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "lines.solid_capstyle": "round",
-    "path.simplify_threshold": 0.3,
-}
 DASHES: dict[str, object] = {
     "solid": "-", "dashed": (0, (5, 1.6)), "dotted": (0, (1.6, 1.4)), "dashdot": (0, (6, 1.4, 1.4, 1.4)),
 }  # fmt: skip
@@ -76,39 +40,10 @@ def wrapped(text: str, width: int) -> str:
     return plain("\n".join(textwrap.wrap(text, width, break_long_words=False)) or text)
 
 
-def style() -> AbstractContextManager[None]:
-    """Return a context in which figures get the report's look; outside it nothing changes."""
-    return mpl.rc_context(STYLE)
-
-
 def new_figure(width: float, height: float, *, space: float = 0.02) -> Figure:
     """Return an empty figure of a size in inches; ``space`` separates its panels, as a share of their size."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=space, hspace=space)
     return Figure(figsize=(width, height), layout=layout)
-
-
-def to_svg(figure: Figure, description: str) -> str:
-    """Render a figure as an SVG element for inclusion in a page; closes nothing, keeps nothing."""
-    buffer = io.StringIO()
-    with warnings.catch_warnings():
-        # a name in a script that the measuring font lacks; the reader's browser has its own fonts
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    head, body = text.split(">", 1)
-    view = re.search(r'viewBox="[^"]*"', head)
-    size = view.group(0) if view else ""
-    # group names repeat from figure to figure, and nothing refers to them
-    body = re.sub(r'<g id="[^"]*"', "<g", body.replace("xlink:href", "href"))
-    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
-    return f'<svg {size} role="img" aria-label="{_attribute(description)}">{body.strip()}'
-
-
-def _attribute(text: str) -> str:
-    for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(mark, entity)
-    return text
 
 
 # ---------------------------------------------------------------------------------------------- marginals
@@ -129,7 +64,7 @@ def marginal_svg(variable: Variable, engines: Sequence[Engine]) -> str:
     str
         An ``<svg>`` element.
     """
-    with style():
+    with figure_style():
         figure = new_figure(8.1 if is_wide(variable) else 3.9, 2.6)
         axes = figure.subplots()
         if variable.is_discrete:
@@ -236,7 +171,7 @@ def loss_svg(history: History) -> str:
     str
         An ``<svg>`` element.
     """
-    with style():
+    with figure_style():
         figure = new_figure(6.4, 3.1)
         axes = figure.subplots()
         window = max(len(history.loss) // 40, 1)
@@ -300,7 +235,7 @@ def chains_svg(variables: Sequence[Variable], engine: Engine, most: int = 300) -
     str
         An ``<svg>`` element.
     """
-    with style():
+    with figure_style():
         figure = new_figure(6.4, 0.35 + 0.98 * len(variables))
         rows = figure.subplots(len(variables), 1, sharex=True, squeeze=False)[:, 0]
         for axes, variable in zip(rows, variables, strict=True):
@@ -332,7 +267,7 @@ def _chain_row(axes: Axes, variable: Variable, engine: Engine, most: int) -> Non
 
 
 def _shade(color: str, index: int, number: int) -> tuple[float, float, float]:
-    base = np.array(mpl.colors.to_rgb(color))
+    base = np.array(to_rgb(color))
     light = 0.55 * index / max(number - 1, 1)
     red, green, blue = base + (1 - base) * light
     return float(red), float(green), float(blue)
@@ -351,7 +286,7 @@ def weights_svg(engines: Sequence[Engine]) -> str:
     str
         An ``<svg>`` element.
     """
-    with style():
+    with figure_style():
         figure = new_figure(6.4, 3.1)
         left, right = figure.subplots(1, 2)
         relative = {e.label: _relative_weights(e) for e in engines}

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from tracestore._extras import extra
 from tracestore.inference.plots import (
     DASHES,
-    INK,
     TRUTH,
     TRUTH_DASHES,
     bin_edges,
@@ -16,12 +15,11 @@ from tracestore.inference.plots import (
     draw_steps,
     new_figure,
     plain,
-    style,
-    to_svg,
     wrapped,
 )
 from tracestore.inference.report_data import Engine, Variable, top_categories
 from tracestore.inference.weights import weighted_quantile
+from tracestore.pages.figures import INK, figure_style, to_svg
 
 with extra("report"):
     from matplotlib.axes import Axes
@@ -88,7 +86,7 @@ def pairs_svg(variables: Sequence[Variable], engines: Sequence[Engine]) -> str:
     """
     variables = sorted(variables, key=lambda v: v.is_discrete)
     number = len(variables)
-    with style():
+    with figure_style():
         figure = new_figure(13.4, 13.4 * min(0.12 * number + 0.02, 0.86), space=0.015)
         grid = figure.subplots(number, number, squeeze=False)
         edges = {v.name: bin_edges(v, engines) for v in variables if not v.is_discrete}

@@ -1,9 +1,7 @@
 """Write a report: posteriors of one observation side by side, in one HTML file that opens offline."""
 
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +18,7 @@ from tracestore.inference.report_gather import choose_names, label_posteriors, r
 from tracestore.inference.report_numbers import format_number
 from tracestore.inference.report_page import Page, render_page
 from tracestore.inference.report_verdict import Verdict, compare, describe_agreement, describe_truth, judge
+from tracestore.pages import write_page
 from tracestore.store.job import Job
 
 __all__ = ["write_report"]
@@ -97,7 +96,7 @@ def write_report(
         raise InvalidInputError(message, argument="names")
     page = _compose(engines, variables, history=_read_history(training_history))
     described = {label: {"verb": job.verb, **job.fields} for label, job in (jobs or {}).items() if job}
-    return _write(Path(path), render_page(replace(page, title=title, phases=phases or {}, jobs=described)))
+    return write_page(path, render_page(replace(page, title=title, phases=phases or {}, jobs=described)))
 
 
 def _variables(
@@ -203,20 +202,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:  # an extra that is absent, or a source tree that is not installed
             continue
     return {**found, "Python": platform.python_version()}
-
-
-def _write(path: Path, text: str) -> Path:
-    """Replace a file in one step, so that nobody ever sees half a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

@@ -17,9 +17,9 @@ from tracestore.inference.report_numbers import (
     format_share,
     format_with_error,
 )
-from tracestore.inference.report_style import STYLE_SHEET
 from tracestore.inference.report_verdict import Agreement, Judgement, Verdict, describe_trust
 from tracestore.inference.weights import weighted_quantile
+from tracestore.pages import render_document
 
 __all__ = ["Page", "render_page"]
 
@@ -70,13 +70,8 @@ def render_page(page: Page) -> str:
     )  # fmt: skip
     versions = ", ".join(f"{name} {version}" for name, version in page.versions.items())
     body = "\n".join(part for part in sections if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(page.title)}</title>\n<style>{STYLE_SHEET}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{escape(page.title)}</h1>\n<p class="lead">{escape(page.lead)}</p>\n{_key(page)}\n</header>\n'
-        f"<main>\n{body}\n<footer>{escape(versions)}</footer>\n</main>\n</body>\n</html>\n"
-    )
+    lead = f'<p class="lead">{escape(page.lead)}</p>\n{_key(page)}'
+    return render_document(page.title, lead, body, versions)
 
 
 def _line(engine: Engine) -> str:

@@ -1,23 +1,16 @@
-"""Figures of a plan as SVG text for its page; knows neither the page nor how numbers were measured.
+"""Figures of a plan as SVG text for its page; knows neither the page nor how numbers were measured."""
 
-Figures are built on `Figure` objects without pyplot, so nothing global is opened or left behind. Text stays text.
-"""
-
-import io
-import re
 from collections.abc import Sequence
-from html import escape
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracestore._extras import extra
+from tracestore.pages.figures import figure_style, to_svg
 from tracestore.samplers.plan_measures import ShuffleQuality, StepTable
 from tracestore.samplers.plan_report import SchemeReport
 
 with extra("report"):
-    import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
@@ -27,27 +20,6 @@ __all__ = ["draw_imbalance", "draw_padding", "draw_shuffle", "draw_steps", "draw
 OWN = "#1f6f8b"
 OTHER = "#b6c0c8"
 WAITING = "#d9822b"
-MUTED = "#5b6670"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tracestore",
-    "font.size": 9,
-    "axes.edgecolor": "#aab2ba",
-    "axes.linewidth": 0.7,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e9ec",
-    "grid.linewidth": 0.7,
-    "xtick.color": "#aab2ba",
-    "ytick.color": "#aab2ba",
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-}
 
 
 def draw_steps(steps: StepTable) -> str:
@@ -63,7 +35,7 @@ def draw_steps(steps: StepTable) -> str:
     str
         An ``<svg>`` element.
     """
-    with mpl.rc_context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(10.5, 5.4), layout="constrained")
         cost, length, read = figure.subplots(3, sharex=True, height_ratios=(2, 1, 1))
         cost.vlines(
@@ -85,7 +57,7 @@ def draw_steps(steps: StepTable) -> str:
         read.set_xlabel("step of the epoch")
         read.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         figure.align_ylabels()
-        return _svg(figure, "Cost, sites per trace and bytes of each step")
+        return to_svg(figure, "Cost, sites per trace and bytes of each step")
 
 
 def draw_imbalance(schemes: Sequence[SchemeReport]) -> str:
@@ -138,14 +110,14 @@ def draw_types(steps: StepTable) -> str:
     types = steps.types_per_rank
     width = max(1, -(-int(types.max() - types.min() + 1) // 40))
     edges = np.arange(types.min(), types.max() + width + 1, width) - 0.5
-    with mpl.rc_context(STYLE):
+    with figure_style():
         figure, axes = _small()
         axes.stairs(np.histogram(types, edges)[0] / len(types) * 100, edges, fill=True, color=OWN, alpha=0.85)
         axes.set_xlabel("trace types in the batch of a rank")
         axes.set_ylabel("batches, %")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.grid(visible=False, axis="x")
-        return _svg(figure, "Trace types in the batch of a rank")
+        return to_svg(figure, "Trace types in the batch of a rank")
 
 
 def draw_shuffle(shuffle: ShuffleQuality) -> str:
@@ -165,7 +137,7 @@ def draw_shuffle(shuffle: ShuffleQuality) -> str:
     # relative to what a random order would have there
     expected = grid.sum(axis=1, keepdims=True) * grid.sum(axis=0, keepdims=True) / grid.sum()
     relative = np.divide(grid, expected, out=np.zeros_like(grid), where=expected > 0)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
+    with figure_style(grid=False):
         figure, axes = _small()
         image = axes.pcolormesh(
             np.linspace(0, 100, grid.shape[1] + 1),
@@ -181,7 +153,7 @@ def draw_shuffle(shuffle: ShuffleQuality) -> str:
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
         bar.set_label("traces, over those of a random order")
         bar.outline.set_visible(False)
-        return _svg(figure, "Place in the store against place in the epoch")
+        return to_svg(figure, "Place in the store against place in the epoch")
 
 
 def _scale(axes: Axes, numbers: NDArray[np.float64]) -> None:
@@ -203,7 +175,7 @@ def _small() -> tuple[Figure, Axes]:
 
 
 def _bars(schemes: Sequence[SchemeReport], lengths: Sequence[float], unit: str, description: str) -> str:
-    with mpl.rc_context(STYLE):
+    with figure_style():
         figure, axes = _small()
         places = np.arange(len(schemes))
         axes.barh(places, lengths, color=[OWN, *[OTHER] * (len(schemes) - 1)], height=0.68)
@@ -215,19 +187,4 @@ def _bars(schemes: Sequence[SchemeReport], lengths: Sequence[float], unit: str, 
         axes.set_xlim(0, max(1.0, 1.12 * max(lengths)))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(unit)
-        return _svg(figure, description)
-
-
-def _svg(figure: Figure, description: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    head, body = text.split(">", 1)
-    view = re.search(r'viewBox="[^"]*"', head)
-    # names of groups repeat from figure to figure, and nothing refers to them
-    body = re.sub(r'<g id="[^"]*"', "<g", body.replace("xlink:href", "href"))
-    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
-    # matplotlib writes the font as one shorthand as well
-    body = re.sub(r"font: ([\d.]+px) '[^\"]*?(;|\")", r"font: \1 var(--sans)\2", body)
-    return f'<svg {view.group(0) if view else ""} role="img" aria-label="{escape(description)}">{body.strip()}'
+        return to_svg(figure, description)

@@ -119,8 +119,8 @@ class TraceLoader(DataLoader[TensorBatch]):
         return self._position.step
 
     def __len__(self) -> int:
-        """Batches that the next iteration yields."""
-        return len(self._position)
+        """Batches of a whole epoch, wherever the next iteration begins: programs that resume count with it."""
+        return self.plan.num_steps
 
     def __iter__(self) -> Generator[TensorBatch, None, None]:  # type: ignore[override]  # iterates as well
         epoch, step = self.epoch, self.step

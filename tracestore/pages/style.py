@@ -1,4 +1,4 @@
-"""The look of a report: one style sheet, no fonts, scripts or pictures from elsewhere."""
+"""The look of a page: one style sheet, no fonts, scripts or pictures from elsewhere."""
 
 __all__ = ["STYLE_SHEET"]
 
@@ -85,6 +85,7 @@ th, td { padding: 6px 16px; text-align: right; white-space: nowrap; border-top: 
 thead th { font-size: 12.5px; font-weight: 600; color: var(--muted); border-top: 0; vertical-align: bottom; }
 caption + tbody tr:first-child > *, caption + thead th { border-top: 1px solid var(--line); }
 tbody th { font-weight: 500; }
+.own > *, .own th { font-weight: 650; }
 th:first-child, td.text, th.text { text-align: left; }
 tbody.group tr:not(:first-child) > * { border-top-color: transparent; padding-top: 1px; }
 tbody.group tr:not(:last-child) > * { padding-bottom: 1px; }

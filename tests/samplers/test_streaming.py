@@ -84,7 +84,9 @@ def test_state_of_the_same_snapshot_gives_nothing_up(store):
     assert len(rest) == 3
 
 
-@pytest.mark.parametrize(("changed", "options"), [("seed", {"seed": 4}), ("policy", {"global_batch": 8})])
+@pytest.mark.parametrize(
+    ("changed", "options"), [("seed", {"seed": 4}), ("policy", {"global_batch": 8}), ("policy", {"subset": "train"})]
+)
 def test_another_seed_or_policy_is_not_continued(store, tmp_path, changed, options):
     state = position_after(store, 2)
     grow(store, tmp_path)

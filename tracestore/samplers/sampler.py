@@ -15,7 +15,7 @@ _REMEDIES = {
     "snapshot": "open the store at the version it was trained on, or begin the next epoch on the new one with "
     "`continue_from`",
     "seed": "use the same seed",
-    "policy": "use the same policy",
+    "policy": "use the same policy and subset",
 }
 
 
@@ -33,6 +33,8 @@ class BucketedBatchSampler:
         This rank; with several workers per rank, this worker's share of the steps.
     snapshot
         Identity of what the plan was made from, compared when a state is loaded.
+    subset
+        Which of its traces, in words; a part of the policy when a state is loaded.
     start
         Epoch and step to begin with.
 
@@ -57,11 +59,18 @@ class BucketedBatchSampler:
     """
 
     def __init__(
-        self, plan: BatchPlan, *, world: World | None = None, snapshot: str = "", start: tuple[int, int] = (0, 0)
+        self,
+        plan: BatchPlan,
+        *,
+        world: World | None = None,
+        snapshot: str = "",
+        subset: str = "",
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         self.plan = plan
         self.world = World() if world is None else world
         self.snapshot = snapshot
+        self.subset = subset
         plan.require_ranks(self.world.num_ranks)
         self.seek(*start)
 
@@ -105,7 +114,7 @@ class BucketedBatchSampler:
             "seed": int(self.plan.seed),
             "epoch": self.epoch,
             "step": self.step,
-            "policy": self.plan.policy.digest,
+            "policy": f"{self.plan.policy.digest} {self.subset}".rstrip(),
         }
 
     def load_state_dict(self, state: Mapping[str, str | int]) -> None:

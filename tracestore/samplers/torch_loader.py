@@ -105,7 +105,11 @@ class TraceLoader(DataLoader[TensorBatch]):
         self._walk = sampler
         # the sampler runs ahead of what has been handed out; this one does not
         self._position = BucketedBatchSampler(
-            sampler.plan, world=sampler.world, snapshot=sampler.snapshot, start=(sampler.epoch, sampler.step)
+            sampler.plan,
+            world=sampler.world,
+            snapshot=sampler.snapshot,
+            subset=sampler.subset,
+            start=(sampler.epoch, sampler.step),
         )
 
     @property
@@ -279,11 +283,11 @@ def trace_loader(
         selected=None if selected.all() else selected,
         observation_bytes=observed[opened.runs.segment],
     )
-    part = subset if subset == "all" else f"{subset} {validation_fraction!r}"
     sampler = BucketedBatchSampler(
         plan,
         world=World.from_environment() if world is None else world,
-        snapshot=f"{opened.snapshot_id} {part}",
+        snapshot=opened.snapshot_id,
+        subset=subset if subset == "all" else f"{subset} {validation_fraction!r}",
         start=start,
     )
     return TraceLoader(dataset, sampler, options)

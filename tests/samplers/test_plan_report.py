@@ -8,7 +8,7 @@ import pytest
 from tests.samplers.runs import make_runs
 from tracestore.errors import InvalidInputError, PlanError
 from tracestore.samplers import BatchPlan, BatchPolicy, CostModel, World
-from tracestore.samplers.plan_measures import ShuffleQuality, deal_step, find_steps
+from tracestore.samplers.plan_measures import ShuffleQuality
 from tracestore.samplers.plan_report import examine_plan
 from tracestore.samplers.schemes import TraceTable
 
@@ -63,14 +63,14 @@ def rank_batches(plan, step, num_ranks=3):
 def test_dealing_a_step_is_what_each_rank_gets(plan, selected):
     numbers = selected_traces(selected)
     for step in range(plan.num_steps):
-        traces, ranks = deal_step(plan, 1, step, 3)
+        traces, ranks = plan.epoch(1).deal(step, 3)
         for rank, expected in enumerate(rank_batches(plan, step)):
             assert np.array_equal(np.sort(numbers[traces[ranks == rank]]), expected)
 
 
 def test_every_trace_is_found_in_its_step(plan, selected):
     numbers = selected_traces(selected)
-    found = find_steps(plan, 1)
+    found = plan.epoch(1).steps_of_traces()
     for step in range(plan.num_steps):
         assert np.array_equal(numbers[found == step], plan.step(1, step))
 
@@ -121,7 +121,7 @@ def test_imbalance_is_that_of_the_plan(plan, selected):
 
 def test_atoms_are_counted_one_by_one(plan, selected):
     report = examine(plan, selected)
-    cut = plan._epoch(1, 0).cut
+    cut = plan.epoch(1).cut
     numbers = selected_traces(selected)
     kinds = [
         [int(kind) for kind in RUNS.trace_type[run_of(numbers[cut.members(np.array([atom]))])]]
@@ -134,7 +134,7 @@ def test_atoms_are_counted_one_by_one(plan, selected):
 
 def test_shuffle_is_counted_pair_by_pair(plan, selected):
     found = examine(plan, selected).shuffle
-    here, following = find_steps(plan, 1), find_steps(plan, 2)
+    here, following = plan.epoch(1).steps_of_traces(), plan.epoch(2).steps_of_traces()
     number = len(here)
     first, second = np.triu_indices(number, 1)
     mates = here[first] == here[second]

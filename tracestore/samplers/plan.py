@@ -5,7 +5,6 @@ whatever the number of ranks; ranks and workers only divide the steps. Order fol
 """
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tracestore.errors import InvalidInputError, PlanError
 from tracestore.samplers.atoms import AtomCut, RunTable
 from tracestore.samplers.buckets import cut_buckets, shuffle_buckets, take_turns
+from tracestore.samplers.epoch import EpochPlan, longest_first
 from tracestore.samplers.hashing import derive_key, keyed_hash, keyed_order, narrowest, unit_interval
 from tracestore.samplers.policy import BatchPolicy
 from tracestore.samplers.world import World
@@ -27,9 +27,6 @@ _CUT, _ATOM, _STEP, _BUCKET = range(4)
 
 _BLOCK = 2**16
 """Runs that are looked at at once."""
-
-_MANY_ROUNDS = 64
-"""Rounds in which atoms are dealt to ranks; each takes as long as a hundred atoms."""
 
 _ALONE = World()
 
@@ -111,7 +108,7 @@ class BatchPlan:
         self.seed = seed
         self._indices, self._table = _select(runs, policy, selected, observation_bytes)
         self.num_traces = self._table.num_traces
-        self._planned: tuple[int, _Epoch] | None = None
+        self._planned: tuple[int, EpochPlan] | None = None
         self._require_enough()
         self.num_steps = _count_steps(self._table, policy)
         """Steps of every epoch. Of a number of traces, only the last step may be short."""
@@ -133,7 +130,8 @@ class BatchPlan:
         InvalidInputError
             When the epoch has no such step.
         """
-        planned = self._epoch(epoch, step)
+        self.require_position(epoch, step)
+        planned = self.epoch(epoch)
         return int(planned.cut.sizes(planned.step(step)).sum())
 
     def step(self, epoch: int, step: int, world: World = _ALONE) -> TraceIndices:
@@ -161,12 +159,31 @@ class BatchPlan:
             When the epoch has no such step.
         """
         self.require_ranks(world.num_ranks)
-        planned = self._epoch(epoch, step)
+        self.require_position(epoch, step)
+        planned = self.epoch(epoch)
         atoms = planned.step(step)
         if world.is_distributed:
-            atoms = atoms[_longest_first(planned.cut.costs(atoms), world.num_ranks) == world.rank]
+            atoms = atoms[longest_first(planned.cut.costs(atoms), world.num_ranks) == world.rank]
         chosen = np.sort(planned.cut.members(atoms))
         return chosen if self._indices is None else self._indices[chosen].astype(np.int64)
+
+    def epoch(self, epoch: int) -> EpochPlan:
+        """Plan a whole epoch; the last one is kept.
+
+        Parameters
+        ----------
+        epoch
+            Pass over the traces, from 0.
+
+        Raises
+        ------
+        InvalidInputError
+            When the number is negative.
+        """
+        self.require_position(epoch, 0)
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = (epoch, self._plan_epoch(epoch))
+        return self._planned[1]
 
     def rank_costs(self, epoch: int, step: int, num_ranks: int) -> NDArray[np.float64]:
         """Cost of one step on each rank, in the units of the policy's cost model.
@@ -191,9 +208,10 @@ class BatchPlan:
             When the epoch has no such step.
         """
         self.require_ranks(num_ranks)
-        planned = self._epoch(epoch, step)
+        self.require_position(epoch, step)
+        planned = self.epoch(epoch)
         costs = planned.cut.costs(planned.step(step))
-        return np.bincount(_longest_first(costs, num_ranks), costs, minlength=num_ranks).astype(np.float64)
+        return np.bincount(longest_first(costs, num_ranks), costs, minlength=num_ranks).astype(np.float64)
 
     def require_ranks(self, num_ranks: int) -> None:
         """Refuse a number of ranks that would give them different numbers of slots.
@@ -259,19 +277,13 @@ class BatchPlan:
             )
             raise PlanError(message, budget=budget, least=least)
 
-    def _epoch(self, epoch: int, step: int) -> "_Epoch":
-        self.require_position(epoch, step)
-        if self._planned is None or self._planned[0] != epoch:
-            self._planned = (epoch, self._plan_epoch(epoch))
-        return self._planned[1]
-
-    def _plan_epoch(self, epoch: int) -> "_Epoch":
+    def _plan_epoch(self, epoch: int) -> EpochPlan:
         """Cut the atoms of an epoch, line them up bucket by bucket, cut the line into steps and deal those in turns."""
         policy = self.policy
         if policy.order == "sequential":
             cut = AtomCut(self._table, policy.micro, None)
             line = np.arange(cut.num_atoms, dtype=narrowest(cut.num_atoms))
-            return _Epoch(cut, line, self._cut_steps(cut, line), np.arange(self.num_steps))
+            return EpochPlan(cut, line, self._cut_steps(cut, line), np.arange(self.num_steps))
         cut = AtomCut(self._table, policy.micro, derive_key(self.seed, epoch, _CUT))
         atom_key, bucket_key, step_key = (derive_key(self.seed, epoch, purpose) for purpose in (_ATOM, _BUCKET, _STEP))
         # an incomplete atom stays at the very end, so that no step but the last is short
@@ -291,7 +303,7 @@ class BatchPlan:
         is_short = policy.global_batch is not None and self.num_traces % policy.global_batch > 0
         num_dealt = self.num_steps - is_short
         turns = take_turns(bucket[:num_dealt], jitter[:num_dealt])
-        return _Epoch(cut, line, starts, np.concatenate((turns, np.arange(num_dealt, self.num_steps))))
+        return EpochPlan(cut, line, starts, np.concatenate((turns, np.arange(num_dealt, self.num_steps))))
 
     def _cut_steps(self, cut: AtomCut, line: NDArray[np.integer]) -> NDArray[np.int64]:
         """Find where each step begins in the line, and where the last ends."""
@@ -304,24 +316,6 @@ class BatchPlan:
             # the step in which an atom's middle lies: a step is within one atom of an equal share, as the budget allows
             starts = np.searchsorted(cost - costs / 2, steps * (cost[-1] / self.num_steps))
         return np.append(starts, len(line))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Epoch:
-    """A line of atoms and the steps cut from it."""
-
-    cut: AtomCut
-    line: NDArray[np.integer]
-    """Atoms, one bucket after the other."""
-    starts: NDArray[np.int64]
-    """Where each piece begins in the line, and where the last ends."""
-    turns: NDArray[np.int64]
-    """Which piece comes at each step."""
-
-    def step(self, step: int) -> NDArray[np.int64]:
-        """Atoms of a step, ascending."""
-        piece = self.turns[step]
-        return np.sort(self.line[self.starts[piece] : self.starts[piece + 1]]).astype(np.int64)
 
 
 def _largest_atom(table: RunTable, policy: BatchPolicy) -> float:
@@ -363,25 +357,3 @@ def _costs(runs: Runs, policy: BatchPolicy, observation_bytes: ArrayLike) -> NDA
         block = slice(start, start + _BLOCK)
         costs[block] = policy.cost.of(runs.num_sites[block], observed[block])
     return costs
-
-
-def _longest_first(costs: NDArray[np.float64], num_ranks: int) -> NDArray[np.int64]:
-    """Give each atom a rank: in rounds, the costliest atoms left go to the ranks that have least so far.
-
-    Of very many atoms, the costliest are first paired with the cheapest, so that there are few rounds of alike pairs.
-    """
-    ranks = np.empty(len(costs), np.int64)
-    load = np.zeros(num_ranks)
-    order = np.argsort(-costs, kind="stable")
-    if len(order) > _MANY_ROUNDS * num_ranks:
-        costly, cheap = np.split(order[: len(order) // (2 * num_ranks) * 2 * num_ranks], 2)
-        ranks[costly] = _longest_first(costs[costly] + costs[cheap[::-1]], num_ranks)
-        ranks[cheap[::-1]] = ranks[costly]
-        order, paired = order[2 * len(costly) :], order[: 2 * len(costly)]
-        load = np.bincount(ranks[paired], costs[paired], minlength=num_ranks).astype(np.float64)
-    for start in range(0, len(order), num_ranks):
-        atoms = order[start : start + num_ranks]
-        lightest = np.argsort(load, kind="stable")[: len(atoms)]
-        ranks[atoms] = lightest
-        load[lightest] += costs[atoms]
-    return ranks

@@ -1,15 +1,14 @@
 """Measure the batches of a plan: what each step reads, how even it is, how shuffled an epoch is. Reads no trace."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracestore.samplers.plan import BatchPlan, _longest_first
+from tracestore.samplers.plan import BatchPlan
 from tracestore.samplers.schemes import TraceTable
 
-__all__ = ["AtomPurity", "ShuffleQuality", "StepTable", "deal_step", "find_steps", "measure_atoms", "measure_steps"]
+__all__ = ["AtomPurity", "ShuffleQuality", "StepTable", "measure_atoms", "measure_steps"]
 
 _BLOCK = 2**20
 """Atoms or traces that are looked at at once."""
@@ -128,55 +127,6 @@ class ShuffleQuality:
         )
 
 
-def deal_step(plan: BatchPlan, epoch: int, step: int, num_ranks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose the traces of a step and the rank of each, for all ranks at once.
-
-    Parameters
-    ----------
-    plan
-        The batches.
-    epoch, step
-        Which of them.
-    num_ranks
-        Ranks that share the step.
-
-    Returns
-    -------
-    tuple of ndarray
-        Number of each trace among the selected ones, and its rank; shape ``(n,)`` each.
-    """
-    plan.require_ranks(num_ranks)
-    planned = plan._epoch(epoch, step)
-    cut, atoms = planned.cut, planned.step(step)
-    ranks = _longest_first(cut.costs(atoms), num_ranks) if num_ranks > 1 else np.zeros(len(atoms), np.int64)
-    # members come in this order: pure atoms first
-    is_pure = atoms < cut.num_pure
-    sizes = cut.sizes(atoms)
-    by_trace = [np.repeat(ranks[kind], sizes[kind]) for kind in (is_pure, ~is_pure)]
-    return cut.members(atoms), np.concatenate(by_trace)
-
-
-def find_steps(plan: BatchPlan, epoch: int) -> NDArray[np.int32]:
-    """Find the step of every selected trace in an epoch; shape ``(N,)``, in store order.
-
-    Parameters
-    ----------
-    plan
-        The batches.
-    epoch
-        Pass over the traces, from 0.
-    """
-    planned = plan._epoch(epoch, 0)
-    step_of_piece = np.empty(plan.num_steps, np.int32)
-    step_of_piece[planned.turns] = np.arange(plan.num_steps, dtype=np.int32)
-    step_of_atom = np.empty(len(planned.line), np.int32)
-    step_of_atom[planned.line] = np.repeat(step_of_piece, np.diff(planned.starts))
-    found = np.empty(plan.num_traces, np.int32)
-    for atoms in _atom_blocks(len(planned.line)):
-        found[planned.cut.members(atoms)] = np.repeat(step_of_atom[atoms], planned.cut.sizes(atoms))
-    return found
-
-
 def measure_atoms(plan: BatchPlan, epoch: int, table: TraceTable) -> AtomPurity:
     """Count the trace types of the atoms of an epoch.
 
@@ -189,10 +139,10 @@ def measure_atoms(plan: BatchPlan, epoch: int, table: TraceTable) -> AtomPurity:
     table
         The traces that the plan has selected.
     """
-    cut = plan._epoch(epoch, 0).cut
+    planned = plan.epoch(epoch)
+    cut = planned.cut
     num_types, pure = cut.num_pure, cut.num_pure * cut.micro
-    for block in _atom_blocks(cut.num_atoms - cut.num_pure):
-        atoms = block + cut.num_pure
+    for atoms in planned.atom_blocks(cut.num_pure):
         sizes = cut.sizes(atoms)
         atom = np.repeat(np.arange(len(atoms)), sizes)
         kinds = _count_distinct(atom, table.types[table.run_of[cut.members(atoms)]], len(atoms))
@@ -232,9 +182,10 @@ def measure_steps(
     segments, trace_bytes
         Segment, and bytes of a trace, of each run.
     """
+    plan.require_ranks(num_ranks)
     rows, types = [], []
     for step in steps.tolist():
-        traces, ranks = deal_step(plan, epoch, step, num_ranks)
+        traces, ranks = plan.epoch(epoch).deal(step, num_ranks)
         order = np.lexsort((traces, ranks))
         traces, ranks = traces[order], ranks[order]
         runs = table.run_of[traces]
@@ -260,11 +211,6 @@ def measure_steps(
     )  # fmt: skip
     columns = {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     return StepTable(**columns, types_per_rank=np.concatenate(types))
-
-
-def _atom_blocks(num_atoms: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, num_atoms, _BLOCK // 8):
-        yield np.arange(start, min(start + _BLOCK // 8, num_atoms))
 
 
 def _count_distinct(group: NDArray[np.int64], kind: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:

@@ -11,7 +11,6 @@ from tracestore.samplers.plan_measures import (
     AtomPurity,
     ShuffleQuality,
     StepTable,
-    find_steps,
     measure_atoms,
     measure_steps,
 )
@@ -209,7 +208,7 @@ def examine_plan(
         num_steps=plan.num_steps,
         num_dropped=0,
     )
-    atoms, step_of = measure_atoms(plan, epoch, table), find_steps(plan, epoch)
+    atoms, step_of = measure_atoms(plan, epoch, table), plan.epoch(epoch).steps_of_traces()
     return PlanReport(
         policy=plan.policy,
         seed=plan.seed,
@@ -220,7 +219,7 @@ def examine_plan(
         allowed_ranks=plan.policy.allowed_ranks,
         atoms=atoms,
         steps=steps,
-        shuffle=ShuffleQuality.measure(step_of, find_steps(plan, epoch + 1), chosen),
+        shuffle=ShuffleQuality.measure(step_of, plan.epoch(epoch + 1).steps_of_traces(), chosen),
         schemes=(own, *_examine_schemes(plan, table, num_ranks)),
     )
 

@@ -26,7 +26,7 @@ def facts(answer):
 
 
 def test_text_for_people(run, traces):
-    status, output, errors = run("plan", traces, "--global-batch", 64, "--ranks", 4)
+    status, output, errors = run("plan", traces, "--global-batch", 64, "--micro", 8, "--ranks", 4)
     assert (status, errors) == (0, "")
     lines = output.splitlines()
     assert lines[0] == "traces: 400 traces, 7 steps of 64 traces, 4 ranks"
@@ -38,7 +38,9 @@ def test_text_for_people(run, traces):
 
 
 def test_numbers_are_those_of_the_plan(run, traces):
-    found = facts(run("plan", traces, "--global-batch", 64, "--ranks", 4, "--seed", 3, "--epoch", 2, "--json"))
+    found = facts(
+        run("plan", traces, "--global-batch", 64, "--micro", 8, "--ranks", 4, "--seed", 3, "--epoch", 2, "--json")
+    )
     store = TraceStore.open(traces)
     plan = BatchPlan(store.runs, BatchPolicy(global_batch=64, micro=8), 3)
     costs = [plan.rank_costs(2, step, 4) for step in range(plan.num_steps)]
@@ -85,7 +87,8 @@ def test_budget_admits_any_number_of_ranks(run, traces):
 
 
 def test_default_atom_divides_the_batch(run, traces):
-    assert facts(run("plan", traces, "--global-batch", 100, "--json"))["atoms"]["micro"] == 5
+    assert facts(run("plan", traces, "--global-batch", 384, "--json"))["atoms"]["micro"] == 6
+    assert facts(run("plan", traces, "--budget", 500, "--json"))["atoms"]["micro"] == 1
 
 
 @pytest.mark.parametrize("subset", ["train", "validation", "all"])
@@ -125,11 +128,11 @@ def test_page(run, traces, tmp_path):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--global-batch", 64, "--ranks", 3], "got 3. Allowed: 1, 2, 4, 8."),
+        (["--global-batch", 64, "--micro", 8, "--ranks", 3], "got 3. Allowed: 1, 2, 4, 8."),
         (["--global-batch", 401], "A batch of 401 is larger than the 400 selected traces"),
         (["--global-batch", 64, "--micro", 5], "`micro` must divide the `global_batch` of 64; got 5"),
         (["--budget", -2], "`budget` must be finite and positive; got -2.0"),
-        (["--budget", 3], "A budget of 3 is too small for atoms of 8 traces"),
+        (["--budget", 3], "A budget of 3 is too small for traces that cost up to"),
         (["--budget", 500, "--mixing", 2], "`mixing` must be from 0 to 1; got 2.0"),
         (["--budget", 500, "--cost-per-site", -1], "`per_site` must be finite and not negative; got -1.0"),
         (["--budget", 500, "--subset", "train", "--validation-fraction", 1], "must be at least 0 and below 1; got 1.0"),

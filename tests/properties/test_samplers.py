@@ -203,7 +203,7 @@ def test_budget_of_fewer_than_four_atoms_is_refused_with_the_least_that_works(ca
     costs = case.cost[case.expected]
     largest = min(case.policy.micro * costs.max(), costs.sum())
     small = replace(case, policy=replace(case.policy, budget=3.99 * largest))
-    with pytest.raises(PlanError, match=r"budget of .* is too small for atoms of") as caught:
+    with pytest.raises(PlanError, match=r"budget of .* is too small for ") as caught:
         _ = small.plan
     assert caught.value.fields["least"] == pytest.approx(4 * largest)
     assert replace(case, policy=replace(case.policy, budget=caught.value.fields["least"])).plan.num_steps >= 1

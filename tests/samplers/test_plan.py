@@ -27,9 +27,9 @@ def epoch_of(plan, epoch=0):
 def test_order_is_pinned():
     plan = BatchPlan(make_runs((1, 3, 10), (2, 5, 7)), BatchPolicy(global_batch=6, micro=2, num_buckets=2), seed=4)
     assert [indices.tolist() for indices in epoch_of(plan, 1)] == [
-        [1, 2, 11, 12, 15, 16],
         [3, 4, 5, 6, 7, 8],
-        [0, 9, 10, 13, 14],
+        [11, 12, 13, 14, 15, 16],
+        [0, 1, 2, 9, 10],
     ]
 
 
@@ -54,7 +54,7 @@ def test_mixed_steps_hold_several_types():
 
 
 def test_steps_of_a_wide_bucket_mix_its_lengths():
-    plan = BatchPlan(SPREAD, BatchPolicy(global_batch=128, micro=1, num_buckets=2))
+    plan = BatchPlan(SPREAD, BatchPolicy(global_batch=64, micro=1, num_buckets=2))
     found = [set(sites_of(SPREAD, indices)) for indices in epoch_of(plan)]
     assert all(lengths in ({2, 5}, {11, 23}) for lengths in found)
 
@@ -136,6 +136,15 @@ def test_runs_without_selected_traces_do_not_count():
     selected = np.repeat([True, False, True], dear.num_traces)
     plan = BatchPlan(dear, BatchPolicy(budget=100.0, micro=2), selected=selected)
     assert np.array_equal(np.sort(np.concatenate(epoch_of(plan))), np.flatnonzero(selected))
+
+
+@pytest.mark.parametrize("mixing", [0.0, 1.0])
+def test_short_step_is_among_the_cheapest(mixing):
+    runs = make_runs(*((sites, sites, 37) for sites in (40, 3, 11, 2, 7)))
+    plan = BatchPlan(runs, BatchPolicy(global_batch=40, micro=8, num_buckets=4, mixing=mixing))
+    costs = [plan.rank_costs(0, step, 1)[0] / plan.step_size(0, step) for step in range(plan.num_steps)]
+    assert plan.step_size(0, plan.num_steps - 1) < 40
+    assert costs[-1] <= sorted(costs)[1]
 
 
 def test_empty_ranks_get_nothing():

@@ -30,8 +30,9 @@ def test_all_problems_are_reported_together():
     assert str(caught.value).count("must be") == 3
 
 
-def test_local_policy_has_atoms_of_up_to_eight():
-    assert [BatchPolicy.local(batch).micro for batch in (4096, 100, 7, 13, 12)] == [8, 5, 7, 1, 6]
+def test_local_policy_has_atoms_of_up_to_eight_and_many_of_them():
+    sizes = (4096, 700, 512, 448, 384, 128, 100, 64, 13)
+    assert [BatchPolicy.local(batch).micro for batch in sizes] == [8, 7, 8, 7, 6, 2, 1, 1, 1]
 
 
 def test_allowed_ranks_are_the_divisors_of_the_slots():

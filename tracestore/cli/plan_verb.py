@@ -37,7 +37,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--global-batch", metavar="N", type=parse_positive, help="traces of a step, all ranks together")
     size.add_argument("--budget", metavar="COST", type=float, help="largest cost of a step, all ranks together")
     parser.add_argument("--ranks", metavar="R", type=parse_positive, default=1, help="ranks to measure at (default 1)")
-    text = "traces of an atom, which no two ranks share (default: the largest number up to 8 that divides the batch)"
+    text = "traces of an atom, which no two ranks share (default: at most 8, and 64 of them or more in a step)"
     parser.add_argument("--micro", metavar="N", type=parse_positive, help=text)
     text = "bands of alike cost (default 8)"
     parser.add_argument("--buckets", metavar="N", type=parse_positive, default=8, help=text)
@@ -81,7 +81,7 @@ def _policy(args: argparse.Namespace) -> "BatchPolicy":
     )
     micro = args.micro
     if micro is None:
-        micro = 8 if args.global_batch is None else BatchPolicy.local(args.global_batch).micro
+        micro = 1 if args.global_batch is None else BatchPolicy.local(args.global_batch).micro
     return BatchPolicy(
         global_batch=args.global_batch,
         budget=args.budget,

@@ -58,7 +58,7 @@ class RunTable:
 
 
 class CostBands:
-    """Number costs by narrow bands: a costlier band has a higher number. Bands are as wide as their costs are high.
+    """Number costs by narrow bands, the costliest first. Bands are as wide as their costs are high.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class CostBands:
     --------
     >>> bands = CostBands(np.array([1.0, 2.0, 4.0]))
     >>> bands.of(np.array([1.0, 1.00001, 1.001, 2.0])).tolist()
-    [0, 0, 16, 16384]
+    [32768, 32767, 32751, 16384]
     """
 
     BITS = 16
@@ -77,12 +77,12 @@ class CostBands:
 
     def __init__(self, costs: NDArray[np.float64]) -> None:
         # numbers that are not negative have the order of their bits: exponent first, then the leading digits
-        self._lowest, highest = (int(np.float64(cost).view(np.uint64)) for cost in (costs.min(), costs.max()))
-        self._shift = max(0, (highest - self._lowest).bit_length() - self.BITS)
+        lowest, self._highest = (int(np.float64(cost).view(np.uint64)) for cost in (costs.min(), costs.max()))
+        self._shift = max(0, (self._highest - lowest).bit_length() - self.BITS)
 
     def of(self, costs: NDArray[np.float64]) -> NDArray[np.uint64]:
         """Find the band of each cost, elementwise."""
-        return (costs.view(np.uint64) - np.uint64(self._lowest)) >> np.uint64(self._shift)
+        return (np.uint64(self._highest) - costs.view(np.uint64)) >> np.uint64(self._shift)
 
 
 class AtomCut:

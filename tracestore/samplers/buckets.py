@@ -16,7 +16,7 @@ _PLACE_BITS = 20
 def cut_buckets(
     cut: AtomCut, atoms: NDArray[np.integer], policy: BatchPolicy, key: int
 ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """Line up atoms by cost and cut the line into buckets.
+    """Line up atoms, the costliest first, and cut the line into buckets.
 
     Buckets have equal total costs: with equal numbers of atoms, the last would span the whole tail of long traces.
     Where one ends among alike costs, chance decides who is in, or, unless buckets are mixed throughout, the trace type.
@@ -43,8 +43,8 @@ def cut_buckets(
     >>> table = RunTable(np.array([0, 2]), np.array([2, 4]), np.array([4.0, 2.0]), np.array([7, 8], np.uint64))
     >>> policy = BatchPolicy(global_batch=2, micro=1, num_buckets=2)
     >>> line, bounds = cut_buckets(AtomCut(table, 1, key=1), np.arange(6), policy, key=1)
-    >>> set(line[:4].tolist()), bounds
-    ({2, 3, 4, 5}, array([0, 4, 6]))
+    >>> set(line[:2].tolist()), bounds
+    ({0, 1}, array([0, 2, 6]))
     """
     costs = cut.all_costs()
     bands, by_type = CostBands(costs), policy.mixing < 1

@@ -271,9 +271,11 @@ class BatchPlan:
             return
         least = _ATOMS_PER_BUDGET * _largest_atom(self._table, self.policy)
         if budget < least:
+            micro, most = self.policy.micro, least / _ATOMS_PER_BUDGET
+            what, remedy = (f"atoms of {micro} traces", ", or a smaller `micro`") if micro > 1 else ("traces", "")
             message = (
-                f"A budget of {budget:g} is too small for atoms of {self.policy.micro} traces that cost up to "
-                f"{least / _ATOMS_PER_BUDGET:g}; use a `budget` of at least {least:g}, or a smaller `micro`."
+                f"A budget of {budget:g} is too small for {what} that cost up to {most:g}; use a `budget` of at least "
+                f"{least:g}{remedy}."
             )
             raise PlanError(message, budget=budget, least=least)
 

@@ -17,6 +17,7 @@ BatchOrder = Literal["deck", "random", "sequential"]
 """How an epoch is ordered; see `BatchPolicy.order`."""
 
 _LOCAL_MICRO = 8
+_LOCAL_ATOMS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +76,8 @@ class BatchPolicy:
     >>> policy = BatchPolicy(global_batch=64, micro=8)
     >>> policy.num_slots, policy.allowed_ranks
     (8, (1, 2, 4, 8))
-    >>> BatchPolicy.local(100).micro
-    5
+    >>> BatchPolicy.local(1000).micro, BatchPolicy.local(200).micro
+    (8, 2)
     """
 
     global_batch: int | None = None
@@ -138,7 +139,9 @@ class BatchPolicy:
 
     @staticmethod
     def local(global_batch: int, *, order: BatchOrder = "deck") -> "BatchPolicy":
-        """Choose the default policy for a local disk: the largest atom of up to 8 traces that divides the batch.
+        """Choose the default policy for a local disk: atoms of up to 8 traces, and at least 64 of them in a step.
+
+        With fewer, those of long traces would be too coarse to give ranks alike costs.
 
         Parameters
         ----------
@@ -152,7 +155,9 @@ class BatchPolicy:
         InvalidInputError
             When the batch is not positive or the order unknown.
         """
-        micro = max((size for size in range(1, _LOCAL_MICRO + 1) if global_batch % size == 0), default=1)
+        sizes = range(1, _LOCAL_MICRO + 1)
+        fitting = (size for size in sizes if global_batch % size == 0 and global_batch // size >= _LOCAL_ATOMS)
+        micro = max(fitting, default=1)
         return BatchPolicy(global_batch=global_batch, micro=micro, order=order)
 
     @property

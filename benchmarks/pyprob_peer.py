@@ -90,6 +90,7 @@ class Line:
     name: str
     peer_name: str
     goal: float | None
+    num_workers: int = 0
     ours: list[Timing] = field(default_factory=list)
     peers: list[Timing] = field(default_factory=list)
 
@@ -106,7 +107,9 @@ class Line:
         rates = [max(1 / timing.each("wall") for timing in timings) for timings in (self.ours, self.peers)]
         goal = "-" if self.goal is None else f">= {self.goal:g}"
         cells = (f"{self.name} / {self.peer_name}", *(f"{rate:,.0f}" for rate in rates))
-        return "| " + " | ".join((*cells, self.ratio("wall"), self.ratio("cpu"), goal)) + " |"
+        # the CPU time of worker processes is not in that of their parent
+        cpu = "-" if self.num_workers else self.ratio("cpu")
+        return "| " + " | ".join((*cells, self.ratio("wall"), cpu, goal)) + " |"
 
     def spread(self) -> str:
         """Slowest over best, of either side."""
@@ -195,8 +198,11 @@ def compare_reading(peer: Peer, folder: Path, num_traces: int, backend: str, rep
         "shuffled": ("take, 64 shuffled", "traces shuffled", "traces_shuffled", 100),
         "loader": ("trace_loader", "batches shuffled (its default)", "batches_shuffled", 100),
         "best": ("trace_loader", "in order (its best)", "in_order", 100),
+        "one": ("trace_loader, 1 worker", "batches shuffled (its default)", "batches_shuffled", 100),
+        "two": ("trace_loader, 2 workers", "batches shuffled (its default)", "batches_shuffled", 100),
     }
-    lines = {key: Line(name, peer_name, goal) for key, (name, peer_name, _, goal) in names.items()}
+    workers = {"one": 1, "two": 2}
+    lines = {key: Line(name, theirs, goal, workers.get(key, 0)) for key, (name, theirs, _, goal) in names.items()}
     read_ours(folder / "ours-sorted", repeats)  # the first use of anything in a process is slower
     for repeat in range(repeats):
         ours = read_ours(folder / "ours-sorted", repeat)
@@ -218,12 +224,16 @@ def read_ours(path: Path, seed: int) -> dict[str, Timing]:
     store = TraceStore.open(path)
     order = np.arange(len(store))
     mixed = np.random.default_rng(seed).permutation(order)
-    loader = trace_loader(store, global_batch=BATCH, seed=seed)
+    loaders = [trace_loader(store, global_batch=BATCH, seed=seed, num_workers=workers) for workers in range(3)]
+    for loader in loaders[1:]:
+        count(loader)  # starts its workers, which stay
     return {
         "first": timed(lambda: count(store.take(indices) for indices in minibatches(order))),
         "consecutive": timed(lambda: count(store.take(indices) for indices in minibatches(order))),
         "shuffled": timed(lambda: count(store.take(indices) for indices in minibatches(mixed))),
-        "loader": timed(lambda: count(loader)),
+        "loader": timed(lambda: count(loaders[0])),
+        "one": timed(lambda: count(loaders[1])),
+        "two": timed(lambda: count(loaders[2])),
     }
 
 

@@ -95,20 +95,3 @@ def test_mixed_minibatches(stores, report, seconds, name, micro):
         f"read mixed batches of {BATCH}, atoms of {micro}, {name}: memcpy/take = {gather / time_mixed:.2f}; "
         f"consecutive/mixed = {time_straight / time_mixed:.2f}; {BATCH / time_mixed:,.0f} traces/s"
     )
-
-
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_loader(stores, report, seconds, num_workers):
-    pytest.importorskip("torch")
-    from tracestore.samplers.torch_loader import trace_loader
-
-    store, plain = TraceStore.open(stores / "sorted"), open_plain(stores)
-    loader = trace_loader(store, global_batch=BATCH, num_workers=num_workers)
-    plan = [loader.plan.step(0, step) for step in range(loader.plan.num_steps)]
-    delivered = seconds(lambda: [len(batch) for batch in loader], 3)
-    taken = seconds(lambda: read(store, plan), 3)
-    gather = seconds(lambda: gather_rows(plain, plan), 3)
-    report(
-        f"loader, {num_workers} workers: memcpy/loader = {gather / delivered:.2f}, "
-        f"take/loader = {taken / delivered:.2f}; {len(store) / delivered:,.0f} traces/s"
-    )

@@ -28,6 +28,7 @@ HEAVY = (
 )
 LEAVES = {
     "tracestore.training": ("torch", "train"),
+    "tracestore.samplers.parcels": ("torch", "train"),
     "tracestore.samplers.tensor_batch": ("torch", "train"),
     "tracestore.samplers.torch_loader": ("torch", "train"),
     "tracestore.samplers.trace_dataset": ("torch", "train"),

@@ -322,9 +322,15 @@ def test_workers_start_in_every_way(store, start_method):
 
 
 @pytest.mark.processes
-def test_what_workers_read_is_in_shared_memory(store):
-    for batch in trace_loader(store, global_batch=72, num_workers=1):
-        assert batch.observations["dense"].is_shared()
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_batches_of_workers_stay_as_they_are(store, prefetch):
+    loader = trace_loader(store, global_batch=8, seed=3, num_workers=2, prefetch=prefetch)
+    kept = [*loader, *loader]
+    for epoch, step, batch in zip([0] * 18 + [1] * 18, [*range(18)] * 2, kept, strict=True):
+        expected = TraceDataset(store)[loader.plan.step(epoch, step)]
+        assert torch.equal(batch.trace_index, expected.trace_index)
+        assert torch.equal(batch.values, expected.values)
+        assert torch.equal(batch.observations["dense"], expected.observations["dense"])
 
 
 @pytest.mark.processes

@@ -1,12 +1,7 @@
-"""A store as a torch data set whose items are whole batches: one read per column instead of one per trace.
+"""A store as a torch data set whose items are whole batches: one read per column instead of one per trace."""
 
-Worker processes open the store for themselves. What they read goes straight into shared memory; layouts stay at home,
-where they are known.
-"""
-
-import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -16,13 +11,12 @@ from tracestore._extras import extra
 from tracestore.errors import InvalidInputError
 from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.store.trace_store import TraceStore
-from tracestore.traces import Layout
 
 with extra("train"):
     import torch
-    from torch.utils.data import Dataset, get_worker_info
+    from torch.utils.data import Dataset
 
-__all__ = ["Parcel", "ParcelDataset", "TraceDataset"]
+__all__ = ["TraceDataset"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -84,6 +78,25 @@ class TraceDataset(Dataset[TensorBatch]):
         InvalidInputError
             When it is asked for one trace: then a loader has another sampler than it should.
         """
+        return self.read(indices)
+
+    def read(
+        self, indices: ArrayLike, make_out: Callable[[int], Mapping[str, torch.Tensor]] | None = None
+    ) -> TensorBatch:
+        """Read some traces, observations into tensors that are there already.
+
+        Parameters
+        ----------
+        indices
+            Indices of traces, shape ``(N,)``.
+        make_out
+            Given N, returns tensors for some of `direct_shapes`, by name; they are then part of the batch.
+
+        Raises
+        ------
+        InvalidInputError
+            When it is asked for one trace.
+        """
         chosen: NDArray[np.int64] = np.asarray(indices, np.int64)
         if chosen.ndim != 1:
             message = (
@@ -91,56 +104,23 @@ class TraceDataset(Dataset[TensorBatch]):
                 "`batch_size=None` and a `BucketedBatchSampler`, and let no other program put its sampler in place."
             )
             raise InvalidInputError(message, argument="indices", found=indices)
-        shared = self._shared(len(chosen)) if get_worker_info() is not None else {}
-        out = {name: tensor.numpy() for name, tensor in shared.items()}
-        batch = self.store.take(chosen, observations=self.observations, out=out)
+        out = {} if make_out is None else make_out(len(chosen))
+        batch = self.store.take(
+            chosen, observations=self.observations, out={name: tensor.numpy() for name, tensor in out.items()}
+        )
         tensors = TensorBatch.from_batch(batch, chosen, observation_dtype=self.observation_dtype)
-        return replace(tensors, observations={**tensors.observations, **shared}) if shared else tensors
-
-    def _shared(self, num_traces: int) -> dict[str, torch.Tensor]:
-        """Make tensors in shared memory for what needs no conversion, so that nothing is copied on its way home."""
-        if self.observation_dtype is not torch.float32:
-            return {}
-        shapes = self.store.observation_shapes
-        wanted = shapes if self.observations is None else self.observations
-        return {name: _shared_tensor((num_traces, *shapes[name])) for name in wanted if name in self._varying_floats}
+        return replace(tensors, observations={**tensors.observations, **out})
 
     @cached_property
-    def _varying_floats(self) -> frozenset[str]:
-        """Observations that are float32 in all segments, and not one row for all traces of one."""
+    def direct_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Observations that need no conversion, and their shapes: float32 in all segments, and not one row for all."""
+        if self.observation_dtype is not torch.float32:
+            return {}
         infos = [info for segment in self.store.segments for info in segment.observations]
         others = {info.name for info in infos if info.constant or np.dtype(info.dtype) != np.float32}
-        return frozenset(self.store.observation_shapes) - others
-
-
-@dataclass(frozen=True, eq=False)
-class Parcel:
-    """A batch on its way from a worker: pickled layouts would outweigh small batches, so that only their ids travel."""
-
-    batch: TensorBatch
-    layout_ids: tuple[int, ...]
-
-    def pin_memory(self) -> "Parcel":
-        """Copy to page-locked memory."""
-        return replace(self, batch=self.batch.pin_memory())
-
-    def unpack(self, layouts: Mapping[int, Layout]) -> TensorBatch:
-        """Give the batch its layouts back."""
-        return replace(self.batch, layouts=tuple(layouts[identity] for identity in self.layout_ids))
-
-
-class ParcelDataset(TraceDataset):
-    """The same, as worker processes send it."""
-
-    @classmethod
-    def like(cls, dataset: TraceDataset) -> "ParcelDataset":
-        """Read what another data set reads."""
-        return cls(dataset.store, observations=dataset.observations, observation_dtype=dataset.observation_dtype)
-
-    def __getitem__(self, indices: ArrayLike) -> Parcel:  # type: ignore[override]  # unpacked by the loader
-        """Read some traces, in the order asked for."""
-        batch = super().__getitem__(indices)
-        return Parcel(replace(batch, layouts=()), tuple(layout.id for layout in batch.layouts))
+        shapes = self.store.observation_shapes
+        wanted = shapes if self.observations is None else self.observations
+        return {name: shapes[name] for name in wanted if name not in others}
 
 
 def _require_known(store: TraceStore, observations: Collection[str]) -> tuple[str, ...]:
@@ -152,9 +132,3 @@ def _require_known(store: TraceStore, observations: Collection[str]) -> tuple[st
         message = f"The store {store.storage.url} has no observation {unknown[0]!r}; {exists}."
         raise InvalidInputError(message, argument="observations", found=unknown[0])
     return names
-
-
-def _shared_tensor(shape: tuple[int, ...]) -> torch.Tensor:
-    """Make a float32 tensor in shared memory, as torch's own collation does in workers."""
-    storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0).set_(storage).view(shape)

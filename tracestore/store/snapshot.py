@@ -146,7 +146,10 @@ class Snapshot:
             batch = self._complete(reader.read(rows, observations=fresh), fresh)
             for name, buffer in given.items():
                 reader.fill_observation(name, rows, buffer)
-            return batch if not given else _with_observations(batch, {**batch.observations, **given})
+            if not given:
+                return batch
+            found = {**batch.observations, **given}
+            return _with_observations(batch, {name: found[name] for name in names})
         home = np.searchsorted(self.first, index, "right") - 1
         order = np.argsort(home, kind="stable")
         bounds = np.flatnonzero(np.diff(home[order], prepend=-1, append=-1))

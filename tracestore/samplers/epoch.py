@@ -25,15 +25,15 @@ class EpochPlan:
     --------
     >>> from tracestore.samplers.atoms import RunTable
     >>> table = RunTable(np.array([0]), np.array([10]), np.array([1.0]), np.array([7], np.uint64))
-    >>> epoch = EpochPlan(AtomCut(table, 2, None), np.array([4, 0, 2, 1, 3]), np.array([0, 2, 5]), np.array([1, 0]))
-    >>> epoch.step(0).tolist(), epoch.steps_of_traces().tolist()
-    ([1, 2, 3], [1, 1, 0, 0, 0, 0, 0, 0, 1, 1])
+    >>> epoch = EpochPlan(AtomCut(table, 2, None), np.array([3, 0, 2, 1, 4]), np.array([0, 2, 5]), np.array([1, 0]))
+    >>> epoch.step(0).tolist(), epoch.size(0), epoch.steps_of_traces().tolist()
+    ([1, 2, 4], 6, [1, 1, 0, 0, 0, 0, 1, 1, 0, 0])
     """
 
     cut: AtomCut
     """The atoms."""
     line: NDArray[np.integer]
-    """Atoms, one bucket after the other."""
+    """Atoms, one bucket after the other; an incomplete one is the last."""
     starts: NDArray[np.int64]
     """Where each piece begins in the line, and where the last ends."""
     turns: NDArray[np.int64]
@@ -43,6 +43,14 @@ class EpochPlan:
         """Choose the atoms of a step, ascending."""
         piece = self.turns[step]
         return np.sort(self.line[self.starts[piece] : self.starts[piece + 1]]).astype(np.int64)
+
+    def size(self, step: int) -> int:
+        """Count the traces of a step."""
+        piece = self.turns[step]
+        room = int(self.starts[piece + 1] - self.starts[piece]) * self.cut.micro
+        # the one atom that may be incomplete is the last of the line
+        missing = self.cut.num_atoms * self.cut.micro - self.cut.table.num_traces
+        return room - missing if piece == len(self.turns) - 1 else room
 
     def deal(self, step: int, num_ranks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Choose the traces of a step and the rank of each, for all ranks at once.

@@ -131,8 +131,7 @@ class BatchPlan:
             When the epoch has no such step.
         """
         self.require_position(epoch, step)
-        planned = self.epoch(epoch)
-        return int(planned.cut.sizes(planned.step(step)).sum())
+        return self.epoch(epoch).size(step)
 
     def step(self, epoch: int, step: int, world: World = _ALONE) -> TraceIndices:
         """Choose the traces of one rank at one step.

@@ -1,13 +1,16 @@
 """Batches on their way from a worker process: written into shared memory that is used again, copied where they arrive.
 
 Fresh pages of memory cost more than what is read into them. So each worker writes into a few slabs by turns, and the
-batch leaves its slab before the worker comes around again. Layouts stay at home, where they are known: pickled, they
-would outweigh small batches.
+batch leaves its slab before the worker comes around again. A slab is sent once; later parcels only say which it is.
+Layouts stay at home, where they are known: pickled, they would outweigh small batches.
 """
 
 import math
+import os
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from numpy.typing import ArrayLike
 
@@ -19,10 +22,22 @@ from tracestore.traces import Layout
 with extra("train"):
     import torch
 
-__all__ = ["Parcel", "ParcelDataset"]
+__all__ = ["Parcel", "ParcelDataset", "forget_slabs"]
 
 _COLUMNS = ("layout_index", "values", "parameters", "log_probs", "trace_index")
 _ALIGNMENT = 64
+
+
+class _Slab(NamedTuple):
+    """Name of a slab: of which data set, process, and turn."""
+
+    dataset: str
+    process: int
+    turn: int
+
+
+_received: dict[_Slab, torch.Tensor] = {}
+"""Slabs of worker processes that are mapped here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +69,16 @@ class Parcel:
     columns: Mapping[str, _Field]
     observations: Mapping[str, _Field]
     layout_ids: tuple[int, ...]
+    name: _Slab
+    """Name of the slab."""
+    is_new: bool = False
+    """Whether the receiver does not have the slab yet."""
     is_own: bool = False
     """Whether no worker will write into the slab again."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        sent = self.slab if self.is_new else None
+        return _receive, (sent, self.columns, self.observations, self.layout_ids, self.name)
 
     def pin_memory(self) -> "Parcel":
         """Copy to page-locked memory."""
@@ -100,10 +123,13 @@ class ParcelDataset(TraceDataset):
         # one more is being written, and one more has just been handed over
         self._slabs: list[torch.Tensor | None] = [None] * (num_ahead + 2)
         self._turn = 0
+        self.token = uuid.uuid4().hex
+        """Name of this data set, the same in all processes."""
 
     def __getitem__(self, indices: ArrayLike) -> Parcel:  # type: ignore[override]  # unpacked by the loader
         """Read some traces, in the order asked for."""
         self._turn = (self._turn + 1) % len(self._slabs)
+        before = self._slabs[self._turn]
         fields: dict[str, _Field] = {}
 
         def make_out(num_traces: int) -> dict[str, torch.Tensor]:
@@ -128,6 +154,8 @@ class ParcelDataset(TraceDataset):
             {name: others[name] for name in _COLUMNS},
             {name: fields.get(name) or others[f"observation {name}"] for name in batch.observations},
             tuple(layout.id for layout in batch.layouts),
+            _Slab(self.token, os.getpid(), self._turn),
+            is_new=slab is not before,
         )
 
     def _room(self, num_bytes: int) -> torch.Tensor:
@@ -139,6 +167,31 @@ class ParcelDataset(TraceDataset):
                 larger[: len(slab)] = slab
             self._slabs[self._turn] = slab = larger
         return slab
+
+
+def forget_slabs(token: str) -> None:
+    """Unmap the slabs of a data set whose worker processes have ended.
+
+    Parameters
+    ----------
+    token
+        Of the data set.
+    """
+    for name in [name for name in _received if name.dataset == token]:
+        del _received[name]
+
+
+def _receive(
+    slab: torch.Tensor | None,
+    columns: Mapping[str, _Field],
+    observations: Mapping[str, _Field],
+    layout_ids: tuple[int, ...],
+    name: _Slab,
+) -> Parcel:
+    """Take in a parcel, and its slab when it comes for the first time."""
+    if slab is not None:
+        _received[name] = slab
+    return Parcel(_received[name], columns, observations, layout_ids, name)
 
 
 def _line_up(start: int, tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> Iterator[tuple[str, _Field]]:

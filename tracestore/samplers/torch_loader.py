@@ -1,6 +1,6 @@
 """Batches of a store as torch tensors, through a real `torch.utils.data.DataLoader` that knows its position."""
 
-from collections import deque
+import weakref
 from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -9,7 +9,7 @@ import numpy as np
 
 from tracestore._extras import extra
 from tracestore.errors import InvalidInputError
-from tracestore.samplers.parcels import Parcel, ParcelDataset
+from tracestore.samplers.parcels import Parcel, ParcelDataset, forget_slabs
 from tracestore.samplers.plan import BatchPlan
 from tracestore.samplers.policy import BatchPolicy
 from tracestore.samplers.read_ahead import read_ahead
@@ -92,8 +92,9 @@ class TraceLoader(DataLoader[TensorBatch]):
     ) -> None:
         has_workers = options.num_workers > 0
         num_ahead = 2 if options.prefetch is None else options.prefetch
+        parcels = ParcelDataset(dataset, num_ahead)
         super().__init__(
-            ParcelDataset(dataset, num_ahead) if has_workers else dataset,
+            parcels if has_workers else dataset,
             sampler=sampler,
             batch_size=None,
             num_workers=options.num_workers,
@@ -104,8 +105,7 @@ class TraceLoader(DataLoader[TensorBatch]):
         )
         self.plan = sampler.plan
         self._layouts = dataset.store.layouts
-        # slabs of workers stay mapped here while they are in use
-        self._slabs: deque[torch.Tensor] = deque(maxlen=options.num_workers * (num_ahead + 2))
+        weakref.finalize(self, forget_slabs, parcels.token)
         self._depth = 0 if has_workers else options.prefetch or 0
         self._walk = sampler
         # the sampler runs ahead of what has been handed out; this one does not
@@ -139,17 +139,11 @@ class TraceLoader(DataLoader[TensorBatch]):
         try:
             for item, done in zip(ahead or items, range(step, self.plan.num_steps), strict=True):
                 self._position.seek_after(epoch, done)
-                yield replace(self._unpack(item), step_size=self.plan.step_size(epoch, done))
+                batch = item.unpack(self._layouts) if isinstance(item, Parcel) else item
+                yield replace(batch, step_size=self.plan.step_size(epoch, done))
         finally:
             if ahead is not None:
                 ahead.close()
-
-    def _unpack(self, item: TensorBatch | Parcel) -> TensorBatch:
-        if isinstance(item, TensorBatch):
-            return item
-        if not item.is_own:
-            self._slabs.append(item.slab)
-        return item.unpack(self._layouts)
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make the next iteration begin with a step of an epoch.

@@ -211,6 +211,7 @@ def test_moving_keeps_every_field(store):
         ({}, InvalidInputError, "`global_batch` is missing"),
         ({"global_batch": 0}, InvalidInputError, "`global_batch` must be a whole number of at least 1; got 0"),
         ({"global_batch": 8, "policy": BatchPolicy(global_batch=16)}, InvalidInputError, "is 8, but the policy has 16"),
+        ({"global_batch": 8, "policy": BatchPolicy(budget=1e4)}, InvalidInputError, "the policy has a budget of 10000"),
         ({"global_batch": 1000}, PlanError, "batch of 1000 is larger than the 144 selected traces"),
         ({"global_batch": 32, "world": World(0, 3)}, PlanError, r"got 3\. Allowed: 1, 2, 4"),
         ({"global_batch": 32, "subset": "test"}, InvalidInputError, "got 'test'"),

@@ -271,7 +271,8 @@ def trace_loader(
     if policy is None:
         policy = BatchPolicy.local(global_batch or 0, order="sequential" if subset == "validation" else "deck")
     elif global_batch not in {None, policy.global_batch}:
-        message = f"`global_batch` is {global_batch}, but the policy has {policy.global_batch}; give one of them."
+        its_own = f"a budget of {policy.budget:g}" if policy.budget is not None else str(policy.global_batch)
+        message = f"`global_batch` is {global_batch}, but the policy has {its_own}; give one of them."
         raise InvalidInputError(message, argument="global_batch", found=global_batch, expected=policy.global_batch)
     options = LoaderOptions(
         num_workers=num_workers, prefetch=prefetch, start_method=start_method, pin_memory=pin_memory

@@ -91,3 +91,9 @@ def test_only_new_slabs_travel(store):
     dataset = ParcelDataset(TraceDataset(store), 0)
     news = [dataset[indices].is_new for indices in ([1], [2], [3], [*range(50)], [*range(50)], [4])]
     assert news == [True, True, False, True, True, False]
+
+
+def test_an_observation_that_all_traces_share_travels_as_one_row(store):
+    is_constant = all(info.constant for info in store.segments[0].observations)
+    parcel = ParcelDataset(TraceDataset(store), 0)[np.arange(10)]
+    assert parcel.observations["dense"].repeats == (10 if is_constant else None)

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 from dataclasses import fields, replace  # noqa: E402
 
 from tests.suites.batches import make_batch  # noqa: E402
+from tracestore.errors import InvalidInputError  # noqa: E402
 from tracestore.samplers import parcels  # noqa: E402
 from tracestore.samplers.parcels import ParcelDataset  # noqa: E402
 from tracestore.samplers.torch_loader import trace_loader  # noqa: E402
@@ -97,3 +98,10 @@ def test_an_observation_that_all_traces_share_travels_as_one_row(store):
     is_constant = all(info.constant for info in store.segments[0].observations)
     parcel = ParcelDataset(TraceDataset(store), 0)[np.arange(10)]
     assert parcel.observations["dense"].repeats == (10 if is_constant else None)
+
+
+def test_a_slab_travels_although_the_batch_before_failed(store):
+    dataset = ParcelDataset(TraceDataset(store), 0)
+    with pytest.raises(InvalidInputError):
+        dataset[[*range(50), 1_000]]
+    assert [dataset[[1]].is_new, dataset[[1, 2]].is_new] == [True, True]

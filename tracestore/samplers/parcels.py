@@ -122,6 +122,7 @@ class ParcelDataset(TraceDataset):
         super().__init__(dataset.store, observations=dataset.observations, observation_dtype=dataset.observation_dtype)
         # one more is being written, and one more has just been handed over
         self._slabs: list[torch.Tensor | None] = [None] * (num_ahead + 2)
+        self._sent = [*self._slabs]
         self._turn = 0
         self.token = uuid.uuid4().hex
         """Name of this data set, the same in all processes."""
@@ -129,7 +130,6 @@ class ParcelDataset(TraceDataset):
     def __getitem__(self, indices: ArrayLike) -> Parcel:  # type: ignore[override]  # unpacked by the loader
         """Read some traces, in the order asked for."""
         self._turn = (self._turn + 1) % len(self._slabs)
-        before = self._slabs[self._turn]
         fields: dict[str, _Field] = {}
 
         def make_out(num_traces: int) -> dict[str, torch.Tensor]:
@@ -149,13 +149,14 @@ class ParcelDataset(TraceDataset):
             field.view(slab).copy_(rows[name])
             if _is_one_row(rest[name]):
                 others[name] = replace(field, repeats=len(batch))
+        is_new, self._sent[self._turn] = slab is not self._sent[self._turn], slab
         return Parcel(
             slab,
             {name: others[name] for name in _COLUMNS},
             {name: fields.get(name) or others[f"observation {name}"] for name in batch.observations},
             tuple(layout.id for layout in batch.layouts),
             _Slab(self.token, os.getpid(), self._turn),
-            is_new=slab is not before,
+            is_new,
         )
 
     def _room(self, num_bytes: int) -> torch.Tensor:

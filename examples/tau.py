@@ -71,7 +71,7 @@ FULL = Size(
 )
 REDUCED = Size(
     num_traces=400,
-    training=TrainConfig(network=NetworkConfig(recurrent_size=16, observation_size=16, head_size=16), epochs=2),
+    training=TrainConfig(network=NetworkConfig(core_size=16, observation_size=16, head_size=16), epochs=2),
     num_ic=200,
     num_rmh=400,
     chains=2,

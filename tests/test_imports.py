@@ -27,6 +27,7 @@ HEAVY = (
     "zmq",
 )
 LEAVES = {
+    "tracestore.networks": ("torch", "train"),
     "tracestore.training": ("torch", "train"),
     "tracestore.samplers.parcels": ("torch", "train"),
     "tracestore.samplers.tensor_batch": ("torch", "train"),

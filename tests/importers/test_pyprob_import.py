@@ -511,7 +511,7 @@ def test_an_imported_store_is_trained_on(tmp_path, import_or_skip):
     training = import_or_skip("tracestore.training")
     data = write_set(tmp_path / "data", GOOD * 15)
     import_pyprob(data, tmp_path / "store")
-    programs = import_or_skip("tests.training.family_programs")
+    programs = import_or_skip("tests.networks.family_programs")
     config = training.TrainConfig(network=programs.TINY, epochs=1, batch_size=16)
     network = training.train(tmp_path / "store", tmp_path / "network", config=config)
     assert np.isfinite(network.summary["validation_loss"])

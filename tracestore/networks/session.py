@@ -1,0 +1,224 @@
+"""Proposals for one observation: the network as an inference engine uses it, many running simulators at a time.
+
+The recurrent state is advanced only when a proposal needs it: sites that the prior serves wait in their slot's queue,
+and a trace that meets no further proposal never pays for them.
+
+Shapes: B runs in one call, S slots, H recurrent state, V value embedding.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tracestore.errors import InvalidInputError
+from tracestore.networks.proposals import Head
+from tracestore.networks.steps import HeadGroup, group_by_head, make_elements
+from tracestore.networks.trace_network import TraceNetwork
+from tracestore.traces.batch import TraceBatch
+from tracestore.traces.distributions import Distribution
+from tracestore.traces.layout import Site
+
+__all__ = ["NetworkSession"]
+
+Value = float | NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A modelled site that a slot has visited."""
+
+    row: int
+    instance: int
+    prior: NDArray[np.float64]
+    value: NDArray[np.float64] | None = None
+    """What was drawn there; None until the slot reports it."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One running simulator."""
+
+    last: _Visit | None = None
+    """The site up to which the recurrent state has advanced."""
+    queue: list[_Visit] = field(default_factory=list)
+    """Sites visited since."""
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: a wave is too small to share, and a forked worker has lost the others of its parent."""
+    threads = torch.get_num_threads()
+    if threads != 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads != 1:
+            torch.set_num_threads(threads)
+
+
+class NetworkSession:
+    """Recurrent state of all slots, in one slab per tensor.
+
+    Satisfies `tracestore.execution.provider.ProposalSession`. Proposals of one call are computed together; the last
+    digits may depend on which slots share a call, so engines keep the log q of the distribution they drew from.
+
+    Parameters
+    ----------
+    network
+        A trained network; it is not changed.
+    observations
+        Observed values by name, as the network was trained with.
+    num_slots
+        Number of slots.
+
+    Raises
+    ------
+    InvalidInputError
+        When the number of slots is not positive.
+    """
+
+    def __init__(self, network: TraceNetwork, observations: Mapping[str, NDArray[np.float32]], num_slots: int) -> None:
+        if num_slots < 1:
+            message = f"`num_slots` must be positive; got {num_slots!r}."
+            raise InvalidInputError(message, num_slots=num_slots)
+        self._network = network
+        self._device = network.device
+        self._heads = network.head_list
+        self._columns = network.columns
+        with torch.no_grad(), _one_thread():
+            self._embedding = network.embed({name: value[None] for name, value in observations.items()})
+        self._memory = network.core.memory(num_slots)
+        self._slots = [_Slot() for _ in range(num_slots)]
+        self._active: list[list[bool]] = network.active.tolist()
+        self._row_of_address: dict[int, int] = {}
+
+    def propose(
+        self,
+        slots: Sequence[int],
+        sites: Sequence[Site],
+        priors: Sequence[Distribution],
+        previous: Sequence[Value | None],
+    ) -> list[Distribution | None]:
+        """Propose for the next controlled site of several runs at once; see `ProposalSession.propose`."""
+        served = []
+        for place, (slot, site, prior, value) in enumerate(zip(slots, sites, priors, previous, strict=True)):
+            self._take_previous(slot, value)
+            row = self._row(site)
+            if row >= 0:
+                instance = self._network.vocabulary.instance(site)
+                self._slots[slot].queue.append(_Visit(row, instance, prior.parameters()))
+                if self._active[row][instance]:
+                    served.append(place)
+        proposals: list[Distribution | None] = [None] * len(slots)
+        if served:
+            found = self._serve([slots[place] for place in served])
+            for place, (proposal, head) in zip(served, found, strict=True):
+                proposals[place] = head.distribution(proposal, priors[place])
+        return proposals
+
+    @_one_thread()
+    @torch.no_grad()
+    def log_prob(self, batch: TraceBatch) -> NDArray[np.float64]:
+        """Score recorded traces under the proposals for this session's observation; see `ProposalSession.log_prob`."""
+        if len(batch) == 0:
+            return np.zeros(0)
+        embedding_NE = self._embedding.expand(len(batch), -1)
+        log_prob: NDArray[np.float64] = (
+            self._network.trace_log_probs(self._network.steps(batch), embedding_NE).cpu().numpy()
+        )
+        return log_prob
+
+    def _row(self, site: Site) -> int:
+        row = self._row_of_address.get(site.id)
+        if row is None:
+            row = self._row_of_address[site.id] = self._network.vocabulary.find(site)
+        return row
+
+    def _take_previous(self, slot: int, value: Value | None) -> None:
+        """Start a slot anew where a trace starts; elsewhere note what the last modelled site drew."""
+        state = self._slots[slot]
+        if value is None:
+            if state.last is not None:
+                self._memory.restart(slot)
+            self._slots[slot] = _Slot()
+            return
+        visit = state.queue[-1] if state.queue else state.last
+        if visit is not None and visit.value is None:
+            visit.value = np.asarray(value, np.float64).reshape(-1)
+
+    @_one_thread()
+    @torch.no_grad()
+    def _serve(self, slots: list[int]) -> list[tuple[NDArray[np.float64], Head]]:
+        """Advance some slots through their queues; returns parameters and head of the proposal at the last site."""
+        queues = [self._slots[slot].queue for slot in slots]
+        before = self._previous_inputs([[self._slots[slot].last, *self._slots[slot].queue[:-1]] for slot in slots])
+        outputs, places = [], []
+        for step in range(max(map(len, queues))):
+            live = [place for place, queue in enumerate(queues) if step < len(queue)]
+            place_BA = self._place_inputs([queues[place][step] for place in live])
+            embedding_BE = self._embedding.expand(len(live), -1)
+            before_B = None if before is None else torch.stack([before[place][step] for place in live])
+            x_BI = self._network.core_inputs(embedding_BE, place_BA, before_B)
+            state_BH = self._memory.advance([slots[place] for place in live], x_BI)
+            ends = [row for row, place in enumerate(live) if step == len(queues[place]) - 1]
+            outputs.append(self._network.head_inputs(state_BH, place_BA)[ends])
+            places += [live[row] for row in ends]
+        last = [queue[-1] for queue in queues]
+        for slot, visit in zip(slots, last, strict=True):
+            self._slots[slot] = _Slot(last=visit)
+        proposals = self._proposals(torch.cat(outputs), [last[place] for place in places])
+        return [proposal for _, proposal in sorted(zip(places, proposals, strict=True), key=lambda found: found[0])]
+
+    def _place_inputs(self, visits: Sequence[_Visit]) -> Tensor:
+        rows = np.array([visit.row for visit in visits], np.int64)
+        columns = (rows, self._columns.family[rows], np.array([visit.instance for visit in visits], np.int64))
+        return self._network.place_inputs(*(torch.from_numpy(column).to(self._device) for column in columns))
+
+    def _previous_inputs(self, runs: Sequence[Sequence[_Visit | None]]) -> list[list[Tensor]] | None:
+        """Return what the core sees of the site before each step, zeros before the first; None when it sees nothing."""
+        visits = [visit for run in runs for visit in run if visit is not None]
+        nothing_S = torch.zeros(self._network.value.size, device=self._device)
+        place_PA = self._place_inputs(visits)
+        if visits:
+            rows, groups = self._group(visits)
+            embedding = self._network.value
+            elements = make_elements(rows, self._columns, self._heads, groups, embedding, self._device)
+            inputs = self._network.previous_inputs(embedding(elements), place_PA)
+        else:
+            inputs = self._network.previous_inputs(nothing_S.expand(0, -1), place_PA)
+        if inputs is None:
+            return None
+        nothing, found = torch.zeros(inputs.shape[1], device=self._device), iter(inputs.unbind(0))
+        return [[nothing if visit is None else next(found) for visit in run] for run in runs]
+
+    def _proposals(self, inputs_BH: Tensor, visits: Sequence[_Visit]) -> list[tuple[NDArray[np.float64], Head]]:
+        """Apply the heads; returns parameters and head of each proposal."""
+        found: dict[int, tuple[NDArray[np.float64], Head]] = {}
+        for group in self._group(visits)[1]:
+            head = self._heads[group.head]
+            proposal = head(inputs_BH.index_select(0, group.index_G), group.rows_G, group.priors).cpu().numpy()
+            found.update((place, (row, head)) for place, row in zip(group.index_G.tolist(), proposal, strict=True))
+        return [found[place] for place in range(len(visits))]
+
+    def _group(self, visits: Sequence[_Visit]) -> tuple[NDArray[np.int64], tuple[HeadGroup, ...]]:
+        """Return the rows of visits, and the visits grouped by head, with their values where all are known."""
+        rows = np.array([visit.row for visit in visits], np.int64)
+        parameters, starts = _concatenate([visit.prior for visit in visits])
+        sizes = np.array([len(visit.prior) for visit in visits], np.int64)
+        known = [visit.value for visit in visits if visit.value is not None]
+        values, value_starts = _concatenate(known if len(known) == len(visits) else [])
+        return rows, group_by_head(
+            rows, self._columns, self._heads, parameters, starts, sizes, values, value_starts, self._device
+        )
+
+
+def _concatenate(arrays: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Join arrays and say where each starts."""
+    sizes = np.array([len(array) for array in arrays], np.int64)
+    return np.concatenate([np.zeros(0), *arrays]), np.cumsum(sizes) - sizes

@@ -19,7 +19,7 @@ from tracestore.errors import FormatError, InvalidInputError
 from tracestore.formats.document import JSON
 from tracestore.storage import Storage
 from tracestore.traces.batch import TraceBatch
-from tracestore.traces.layout import Layout
+from tracestore.traces.layout import Layout, Site
 
 __all__ = [
     "FORMATS",
@@ -215,6 +215,9 @@ class SegmentReader(Protocol):
 
     def addresses(self) -> tuple[NDArray[np.uint64], pa.Array, NDArray[np.int32]]:
         """Ids, base addresses and instances of the distinct sites, in order of first appearance."""
+
+    def sites(self) -> list[Site]:
+        """Return the distinct sites, in order of first appearance."""
 
     def trace_types(self) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
         """Trace types of layouts with several states: ids, where the addresses of each begin, address ids, flat."""

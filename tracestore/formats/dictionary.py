@@ -284,6 +284,10 @@ class Dictionary:
     def _num_parameters(self) -> list[int]:
         return self._column("num_parameters")
 
+    def sites(self) -> list[Site]:
+        """All sites, in order of first appearance."""
+        return [self._site(place) for place in range(len(self._sites))]
+
     def _site(self, place: int) -> Site:
         site = self._sites[place]
         if site is None:

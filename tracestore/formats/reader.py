@@ -19,7 +19,7 @@ from tracestore.formats.segment_files import SegmentFiles
 from tracestore.formats.site_columns import SiteColumn
 from tracestore.formats.tile_places import StateRuns, count_up, find_tiles, locate_states, normalize_rows
 from tracestore.traces.batch import TRACE_COLUMNS, TraceBatch
-from tracestore.traces.layout import Layout
+from tracestore.traces.layout import Layout, Site
 
 __all__ = ["ColumnarReader"]
 
@@ -242,6 +242,10 @@ class ColumnarReader:
     def addresses(self) -> tuple[NDArray[np.uint64], pa.Array, NDArray[np.int32]]:
         """Ids, base addresses and instances of the distinct sites, in order of first appearance."""
         return self._dictionary.ids, self._dictionary.bases, self._dictionary.instances
+
+    def sites(self) -> list[Site]:
+        """Return the distinct sites, in order of first appearance."""
+        return self._dictionary.sites()
 
     def trace_types(self) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
         """Trace types of layouts with several states: ids, where the addresses of each begin, address ids, flat."""

@@ -17,7 +17,7 @@ from tracestore.store.runs import RunDirectory, TraceTypeInfo
 from tracestore.store.snapshot import Snapshot
 from tracestore.store.trace_types import TraceTypeBook
 from tracestore.traces.batch import TraceBatch
-from tracestore.traces.layout import Layout
+from tracestore.traces.layout import Layout, Site
 from tracestore.traces.trace import Trace
 
 __all__ = ["TraceSequence"]
@@ -250,6 +250,10 @@ class TraceSequence:
     def trace_type_book(self) -> TraceTypeBook:
         """Trace types that occur more than once in a segment, in order of their dense numbers, which never change."""
         return self._snapshot.trace_type_book
+
+    def sites(self) -> list[Site]:
+        """Return the distinct sites of all traces; those of failed traces are among them."""
+        return list(dict.fromkeys(site for reader in self._snapshot.segments() for site in reader.sites()))
 
     @property
     def layouts(self) -> Mapping[int, Layout]:

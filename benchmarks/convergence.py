@@ -168,7 +168,7 @@ def new_network(store, dataset, network_name, seed):
     first = dataset[chosen]
     network = ProposalNetwork(store.observation_shapes, replace(NETWORKS[network_name][0], seed=seed))
     network.observation.fit(first.observations)
-    network.grow(first)
+    network.grow(network.unknown_sites(first))
     return network
 
 

@@ -57,7 +57,7 @@ def measure_steps(store, config):
     network = ProposalNetwork(store.observation_shapes, config)
     first = dataset[np.sort(rng.choice(len(store), 1024, replace=False))]
     network.observation.fit(first.observations)
-    network.grow(first)
+    network.grow(network.unknown_sites(first))
     trainer = Trainer(network, TrainConfig(), num_steps=NUM_MEASURED)
     rows = []
     for number in range(NUM_MEASURED):

@@ -100,7 +100,7 @@ def test_against_trainer(folder, report, seconds, batch):
     loader.seek(0)
     batches = list(islice(loader, num_steps))
     for one in batches:
-        network.grow(one)
+        network.grow(network.unknown_sites(one))
     trainer = Trainer(network, TrainConfig(), num_steps=10 * num_steps)
     trainer.train_step(batches[0])
     times = []

@@ -48,8 +48,10 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteLogProbError",
     "NonFiniteLossError",
+    "NotEnoughMemoryError",
     "PlanError",
     "PublishConflictError",
+    "RankMismatchError",
     "ReadOnlyError",
     "SimulatorError",
     "SimulatorNotFoundError",
@@ -63,6 +65,7 @@ __all__ = [
     "TracestoreError",
     "TracestoreWarning",
     "TrainingError",
+    "TrainingStoppedError",
     "UnknownAddressError",
     "UnsupportedVersionError",
 ]
@@ -189,6 +192,18 @@ class TrainingError(TracestoreError):
 
 class NonFiniteLossError(TrainingError):
     """The loss of a step is NaN or infinite."""
+
+
+class TrainingStoppedError(TrainingError):
+    """A training was told to stop; its checkpoint is written, and the same call continues."""
+
+
+class NotEnoughMemoryError(TrainingError, MemoryError):
+    """The network does not fit into the memory that is free."""
+
+
+class RankMismatchError(TrainingError):
+    """The ranks of a job differ in code, configuration or data."""
 
 
 class CheckpointMismatchError(TrainingError):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import tracestore as ts
-from tests.training.family_programs import TINY, every_family, prior_batch
+from tests.networks.family_programs import TINY, every_family, prior_batch
 from tracestore.errors import InvalidInputError, NonFiniteLossError, StoreExistsError, StoreNotFoundError
 from tracestore.events import Event, PhaseAdvanced
+from tracestore.networks.network import ProposalNetwork
 from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.simulators import Simulator, toys
 from tracestore.traces import Site, SiteKind
 from tracestore.training import NetworkConfig, TrainConfig, load_network, train
-from tracestore.training.network import ProposalNetwork
 from tracestore.training.trainer import Trainer
 
 QUICK = TrainConfig(network=TINY, epochs=3, batch_size=32)
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_names_the_traces() -> None:
     trainer.train_step(batch)
     before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
     batch.observations["y"][7] = float("inf")
-    with pytest.raises(NonFiniteLossError, match="step 2 is nan; traces 107 of the store"):
+    with pytest.raises(NonFiniteLossError, match="step 2 is not finite; traces 107 of the store"):
         trainer.train_step(batch)
     for old, new in zip(before, trainer.network.parameters(), strict=True):
         np.testing.assert_array_equal(old, new.detach())
@@ -156,8 +156,8 @@ def test_impossible_configurations_name_the_field(fields: dict[str, float]) -> N
 
 def test_all_problems_of_a_configuration_come_at_once() -> None:
     with pytest.raises(InvalidInputError) as caught:
-        NetworkConfig(recurrent_size=0, num_bins=1, recurrent="rnn")  # type: ignore[arg-type]
-    assert all(name in str(caught.value) for name in ("recurrent_size", "num_bins", "recurrent"))
+        NetworkConfig(core_size=0, num_bins=1, core="rnn")  # type: ignore[arg-type]
+    assert all(name in str(caught.value) for name in ("core_size", "num_bins", "`core`"))
 
 
 @pytest.mark.statistical

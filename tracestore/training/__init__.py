@@ -1,8 +1,6 @@
-"""The proposal network of inference compilation and its training; torch lives in this room.
+"""How a proposal network learns: the training step, the loop around it, its checkpoints; torch lives here.
 
-A network is trained on prior traces of one simulator and then, given an observation, proposes a value for every
-random draw of that simulator. It satisfies `tracestore.execution.provider.ProposalProvider`, so that the inference
-engines use it without knowing torch.
+A network is trained on prior traces of one simulator; see `tracestore.networks` for what it computes.
 """
 
 from tracestore._extras import extra
@@ -11,15 +9,16 @@ with extra("train"):
     import safetensors.torch  # noqa: F401  # the one place that names the extra when it is absent
     import torch  # noqa: F401
 
-from tracestore.training.config import NETWORKS, NetworkConfig, TrainConfig
-from tracestore.training.network import ProposalNetwork
-from tracestore.training.persistence import load_network
+from tracestore.networks import NETWORKS, NetworkConfig, ProposalNetwork, load_network
+from tracestore.training.config import TrainConfig
+from tracestore.training.optimizers import OptimizerConfig
 from tracestore.training.run import train
 from tracestore.training.trainer import Trainer
 
 __all__ = [
     "NETWORKS",
     "NetworkConfig",
+    "OptimizerConfig",
     "ProposalNetwork",
     "TrainConfig",
     "Trainer",

@@ -1,20 +1,21 @@
-"""Checkpoints of a training that is under way: network, optimizer, position in the data, history.
+"""Checkpoints of a training that is under way: network, optimizer, averages, position in the data.
 
 Nothing random is left to save: initial weights are a function of the seed and the address, and the order of the
 traces is a function of the seed and the position. The same step on the same data therefore gives the same bits after
 a restart.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import nn
 
 from tracestore.errors import CheckpointMismatchError
-from tracestore.training.network import ProposalNetwork
-from tracestore.training.optimizer import load_optimizer_tensors, optimizer_tensors
-from tracestore.training.persistence import (
+from tracestore.networks.network import ProposalNetwork
+from tracestore.networks.persistence import (
     read_json,
     read_tensors,
     remove_folders,
@@ -27,8 +28,9 @@ from tracestore.training.trainer import Trainer
 
 __all__ = ["Checkpoints", "Progress"]
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGE_FILE = "average.safetensors"
 STATE_FILE = "state.json"
 
 
@@ -39,6 +41,8 @@ class Progress:
     step: int = 0
     num_traces: int = 0
     """Traces trained on, repetitions included."""
+    num_skipped: int = 0
+    """Steps without a finite loss."""
     epoch: int = 0
     """Validated passes over the store."""
     best_loss: float = float("inf")
@@ -49,8 +53,6 @@ class Progress:
     """Validations since then."""
     is_done: bool = False
     """No step is left to do."""
-    history_bytes: int = 0
-    """Length of the history file; what is beyond it belongs to steps that were lost."""
     seconds: float = 0.0
     """Wall time of all calls."""
 
@@ -62,19 +64,22 @@ class Progress:
 
 
 class Checkpoints:
-    """The folders ``checkpoint-<step>`` and ``best-<step>`` of a network that is being trained; one of each is kept.
+    """The folders ``checkpoint-<step>`` and ``best-<step>`` of a network that is being trained.
 
     Parameters
     ----------
     folder
         The network's folder.
+    num_kept
+        Checkpoints to keep, the newest ones; the best network is kept beside them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_kept: int = 1) -> None:
         self.folder = folder
+        self.num_kept = num_kept
 
-    def save(self, trainer: Trainer, progress: Progress, sampler: dict[str, Any]) -> None:
-        """Write a checkpoint and remove the one before.
+    def save(self, trainer: Trainer, progress: Progress, position: Mapping[str, str | int]) -> None:
+        """Write a checkpoint and remove the oldest.
 
         Parameters
         ----------
@@ -82,18 +87,20 @@ class Checkpoints:
             Its network and optimizer are saved.
         progress
             Where the training stands.
-        sampler
+        position
             Position in the data.
         """
         fields = asdict(progress)
         if progress.best_step < 0:
             fields["best_loss"] = None  # JSON has no infinity
-        state = {"version": CHECKPOINT_VERSION, "progress": fields, "sampler": sampler}
+        state = {"version": CHECKPOINT_VERSION, "progress": fields, "position": dict(position)}
         files = {
             **write_network(trainer.network),
-            OPTIMIZER_FILE: save(optimizer_tensors(trainer.optimizer, trainer.network)),
+            OPTIMIZER_FILE: save(trainer.optimizer.state_tensors()),
             STATE_FILE: to_json(state),
         }
+        if trainer.average is not None:
+            files[AVERAGE_FILE] = save(trainer.average.state_tensors())
         self._keep(f"checkpoint-{progress.step:09d}", files)
 
     def save_best(self, network: ProposalNetwork, step: int) -> None:
@@ -107,7 +114,7 @@ class Checkpoints:
         """Return the folder of the newest checkpoint."""
         return max(self._found("checkpoint"), default=None)
 
-    def load(self) -> tuple[ProposalNetwork, Progress, dict[str, Any]]:
+    def load(self, modules: Mapping[str, nn.Module] | None = None) -> tuple[ProposalNetwork, Progress, dict[str, Any]]:
         """Return network, progress and position in the data of the newest checkpoint.
 
         Raises
@@ -126,16 +133,18 @@ class Checkpoints:
         fields: dict[str, Any] = state["progress"]
         if fields["best_loss"] is None:
             fields["best_loss"] = float("inf")
-        return restore_network(folder), Progress(**fields), state["sampler"]
+        return restore_network(folder, modules), Progress(**fields), state["position"]
 
     def load_optimizer(self, trainer: Trainer) -> None:
-        """Give a trainer the optimizer state of the newest checkpoint."""
-        tensors = read_tensors(self._require_latest() / OPTIMIZER_FILE)
-        load_optimizer_tensors(trainer.optimizer, trainer.network, tensors)
+        """Give a trainer the state of optimizer and averages of the newest checkpoint."""
+        folder = self._require_latest()
+        trainer.optimizer.load_state_tensors(read_tensors(folder / OPTIMIZER_FILE))
+        if trainer.average is not None:
+            trainer.average.load_state_tensors(read_tensors(folder / AVERAGE_FILE))
 
-    def load_best(self, step: int) -> ProposalNetwork:
+    def load_best(self, step: int, modules: Mapping[str, nn.Module] | None = None) -> ProposalNetwork:
         """Return the network saved by `save_best`."""
-        return restore_network(self.folder / f"best-{step:09d}")
+        return restore_network(self.folder / f"best-{step:09d}", modules)
 
     def remove(self) -> None:
         """Remove all checkpoints."""
@@ -147,7 +156,7 @@ class Checkpoints:
 
     def _keep(self, name: str, files: dict[str, bytes]) -> None:
         write_folder(self.folder / name, files)
-        remove_folders(*(found for found in self._found("checkpoint") if found.name != name))
+        remove_folders(*sorted(self._found("checkpoint"))[: -self.num_kept])
 
     def _found(self, kind: str) -> list[Path]:
         return [found for found in self.folder.glob(f"{kind}-*") if found.name.removeprefix(f"{kind}-").isdecimal()]

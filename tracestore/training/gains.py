@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tracestore.networks.network import ProposalNetwork
 from tracestore.samplers.tensor_batch import TensorBatch
-from tracestore.training.network import ProposalNetwork
+from tracestore.training.communicator import Communicator
 
 __all__ = ["GainTable", "measure_gains"]
 
@@ -60,6 +61,11 @@ class GainTable:
         self._sum += np.bincount(place, gains, minlength=size).reshape(shape)
         self._sum_of_squares += np.bincount(place, gains * gains, minlength=size).reshape(shape)
 
+    def sum_over(self, communicator: Communicator) -> None:
+        """Add what the other ranks have counted."""
+        for sums in (self.count, self._sum, self._sum_of_squares):
+            communicator.sum_(torch.from_numpy(sums)).wait()
+
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean gain in nats; 0 where nothing was counted."""
@@ -73,7 +79,7 @@ class GainTable:
 
 
 @torch.no_grad()
-def measure_gains(network: ProposalNetwork, batches: Iterable[TensorBatch]) -> GainTable:
+def measure_gains(network: ProposalNetwork, batches: Iterable[TensorBatch], communicator: Communicator) -> GainTable:
     """Compare the proposals with the priors on traces that were not trained on.
 
     Parameters
@@ -81,13 +87,16 @@ def measure_gains(network: ProposalNetwork, batches: Iterable[TensorBatch]) -> G
     network
         A trained network; unchanged.
     batches
-        Validation traces.
+        This rank's share of the validation traces.
+    communicator
+        The ranks.
     """
     table = GainTable(*network.active.shape)
     for batch in batches:
-        steps = network.steps(batch)
-        if len(steps.trace):
+        if len(batch) and len((steps := network.steps(batch)).trace):
             log_q = network.site_log_probs(steps, network.embed(batch.observations))
             gains = (log_q - steps.log_prior).cpu().numpy()
-            table.add(steps.row.cpu().numpy(), steps.instance.cpu().numpy(), gains)
+            is_good = np.isfinite(gains)  # traces without a finite loss are on record elsewhere
+            table.add(steps.row.cpu().numpy()[is_good], steps.instance.cpu().numpy()[is_good], gains[is_good])
+    table.sum_over(communicator)
     return table

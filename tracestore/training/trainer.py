@@ -1,43 +1,59 @@
-"""One step of training, as the algorithm reads; knows nothing of stores, files or the loop around it."""
+"""One step of training, as the algorithm reads; knows nothing of stores, files or the loop around it.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+Shapes: N traces of a minibatch.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 
 from tracestore.errors import NonFiniteLossError
+from tracestore.networks.network import ProposalNetwork
+from tracestore.networks.steps import Steps
 from tracestore.samplers.tensor_batch import TensorBatch
+from tracestore.training.agreement import agree_on_sites
+from tracestore.training.averaging import WeightAverage
+from tracestore.training.communicator import Communicator, SoleProcess, local_device
 from tracestore.training.config import TrainConfig
-from tracestore.training.network import ProposalNetwork
-from tracestore.training.optimizer import follow_growth, learning_rate, make_optimizer
+from tracestore.training.gradient_sync import GradientSync
+from tracestore.training.gradients import drop_gradients, gradient_norm, scale_gradients
+from tracestore.training.optimizers import Optimizer
+from tracestore.training.records import StepClock, StepRecord
+from tracestore.training.schedules import learning_rate
 
-__all__ = ["StepRecord", "Trainer"]
+__all__ = ["Trainer"]
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What one step did."""
-
-    step: int
-    """Steps done, this one included."""
-    loss: float
-    """Mean of -log q over the traces of the step; unmodelled sites count their prior."""
-    gradient_norm: float
-    """Before clipping."""
-    learning_rate: float
+SEGMENTS = (("heads.",), ("core.", "value.", "address.", "family.", "instance."), ("observation.",))
+"""Beginnings of parameter names, in the order in which the backward pass finishes them."""
+MOST_SKIPPED = 20
+"""So many steps in a row without a finite loss end a training, whatever the configuration says."""
 
 
 class Trainer:
-    """Fit a network to traces, one minibatch at a time.
+    """Fit a network to traces, one minibatch at a time, on any number of ranks.
+
+    Every rank calls every method with its share of the minibatch, which may be empty; all end up with the same network.
 
     Parameters
     ----------
     network
-        The network; it grows when a minibatch shows new base addresses.
+        The network.
     config
         Optimizer and schedule.
     num_steps
         Steps of the whole training, for the schedule.
+    communicator
+        The ranks; this process alone by default.
+    grows
+        Whether minibatches may show addresses that the network has no rows for; ranks then agree on new rows before
+        every step, which costs a small sum.
 
     Examples
     --------
@@ -46,58 +62,174 @@ class Trainer:
     0
     """
 
-    def __init__(self, network: ProposalNetwork, config: TrainConfig, *, num_steps: int) -> None:
-        self.network = network.to(config.device)
+    def __init__(
+        self,
+        network: ProposalNetwork,
+        config: TrainConfig,
+        *,
+        num_steps: int,
+        communicator: Communicator | None = None,
+        grows: bool = True,
+    ) -> None:
+        self.communicator = SoleProcess() if communicator is None else communicator
+        self.network = network.to(local_device(config.device))
         self.config = config
         self.num_steps = num_steps
-        self.optimizer = make_optimizer(self.network, config)
+        self.grows = grows
+        self.optimizer = Optimizer(self.network, config.optimizer)
+        self.average = None if config.average is None else WeightAverage(self.network, config.average)
+        self.sync = GradientSync(self.network, self.communicator, segments=SEGMENTS)
         self.step = 0
+        self.wants_stop = False
+        """Set on any rank, it makes the next record of every rank say so."""
+        self._num_skipped = 0
+        if config.compile:
+            self.network.observation.compile()
 
-    def train_step(self, batch: TensorBatch) -> StepRecord:
-        """Improve the network by one minibatch.
+    def train_step(self, *batches: TensorBatch) -> StepRecord:
+        """Improve the network by one minibatch, which may come in parts.
 
         Raises
         ------
         NonFiniteLossError
-            When the loss or its gradient is not finite; the network is then unchanged.
+            When the loss or its gradient is not finite, on all ranks; the network is then unchanged.
         """
-        follow_growth(self.optimizer, self.network.grow(batch))
-        rate = learning_rate(self.config, self.step, self.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.network.train()
+        clock = StepClock()
+        with clock.part("forward"):
+            if self.grows:
+                self._agree_on_rows(batches)
+            parts = [(batch, self.network.steps(batch)) for batch in batches if len(batch)]
+            self.sync.begin(self._touched_rows([steps for _, steps in parts]))
+        drop_gradients(self.network.parameters())
 
-        log_q_N = self._log_q(batch)
-        loss = -log_q_N.mean()
-        self._require_finite("loss", loss, batch, log_q_N)
+        loss_sum, bad_traces = 0.0, []
+        for position, (batch, steps) in enumerate(parts):
+            with clock.part("forward"), self._autocast():
+                log_q_N = self._log_q(batch, steps)
+                loss = -log_q_N.sum()
+            bad_traces += batch.trace_index[~torch.isfinite(log_q_N.detach().cpu())].tolist()
+            if bad_traces:
+                break  # nothing of this step is used, but other ranks wait for this one
+            loss_sum += float(loss.detach())
+            with clock.part("backward"):
+                if position < len(parts) - 1:
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                else:
+                    self.sync.backward(loss)
 
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_gradient_norm)
-        self._require_finite("gradient norm", norm, batch, log_q_N)
-        self.optimizer.step()
+        statistics = [loss_sum, sum(map(len, batches)), len(bad_traces), self.wants_stop]
+        with clock.part("sync"):
+            totals = self.sync.finish(torch.tensor(statistics, dtype=torch.float64))
+        loss_sum, num_traces, num_bad, num_stopping = totals.tolist()
+        with clock.part("optimize"):
+            rate = learning_rate(self.config, self.step, self.num_steps, batch_size=self.config.step_size)
+            norm = float(gradient_norm(self.network.parameters())) / num_traces if not num_bad else math.nan
+            is_finite = math.isfinite(norm)
+            if is_finite:
+                shrink = min(1.0, self.config.max_gradient_norm / norm) if norm > 0.0 else 1.0
+                scale_gradients(self.network.parameters(), shrink / num_traces)
+                if self.average is not None:
+                    self.average.before_step()
+                self.optimizer.step(rate)
+        all_bad = self._gather_bad(bad_traces) if num_bad else ()
+        if not is_finite:
+            self._require_patience(all_bad)
+        self._num_skipped = 0 if is_finite else self._num_skipped + 1
         self.step += 1
-        return StepRecord(self.step, loss.item(), norm.item(), rate)
+        return StepRecord(
+            step=self.step,
+            num_traces=int(num_traces),
+            loss=loss_sum / num_traces if not num_bad else math.nan,
+            gradient_norm=norm,
+            learning_rate=rate,
+            bad_traces=all_bad,
+            is_skipped=not is_finite,
+            stops=num_stopping > 0,
+            times=clock.times,
+            reduced_bytes=self.sync.record.reduced_bytes,
+            dense_bytes=self.sync.record.dense_bytes,
+        )
 
     @torch.no_grad()
     def validate(self, batches: Iterable[TensorBatch]) -> float:
-        """Return the mean of -log q over traces; base addresses without a row count their prior."""
-        total, num_traces = 0.0, 0
-        for batch in batches:
-            total -= float(self._log_q(batch).sum())
-            num_traces += len(batch)
-        return total / max(num_traces, 1)
+        """Return the mean of -log q over the traces of all ranks; addresses without a row count their prior.
 
-    def _log_q(self, batch: TensorBatch) -> torch.Tensor:
-        steps = self.network.steps(batch)
+        Raises
+        ------
+        NonFiniteLossError
+            When a trace has no finite loss, unless the configuration says to go on without such traces; or none has.
+        """
+        totals = torch.zeros(3, dtype=torch.float64)
+        bad_traces = []
+        with self.evaluated():
+            for batch in batches:
+                if len(batch):
+                    with self._autocast():
+                        log_q_N = self._log_q(batch, self.network.steps(batch)).cpu()
+                    is_good_N = torch.isfinite(log_q_N)
+                    bad_traces += batch.trace_index[~is_good_N].tolist()
+                    totals += torch.stack([-log_q_N[is_good_N].sum(), is_good_N.sum(), torch.tensor(len(batch))])
+        self.communicator.sum_(totals).wait()
+        loss_sum, num_good, num_traces = totals.tolist()
+        if num_good < num_traces:
+            found = self._gather_bad(bad_traces)
+            if self.config.bad_loss == "stop" or not num_good:
+                message = (
+                    f"The validation loss after step {self.step} is not finite; traces {_listed(found)} of the store "
+                    "cause it. Look for values that are not finite or a learning rate that is too high."
+                )
+                raise NonFiniteLossError(message, step=self.step, traces=found)
+            logger.warning("Validation leaves out traces whose loss is not finite: %s.", _listed(found))
+        return float(loss_sum / max(num_good, 1.0))
+
+    @contextmanager
+    def evaluated(self) -> Iterator[ProposalNetwork]:
+        """Lend the network as it would be used now: in evaluation mode, with averaged weights if they are kept."""
+        self.network.eval()
+        try:
+            with nullcontext() if self.average is None else self.average.applied():
+                yield self.network
+        finally:
+            self.network.train()
+
+    def _agree_on_rows(self, batches: Sequence[TensorBatch]) -> None:
+        """Give new addresses rows, the same in the same order on all ranks."""
+        unknown = [site for batch in batches if len(batch) for site in self.network.unknown_sites(batch)]
+        self.network.grow(agree_on_sites(self.communicator, unknown, key=self.network.vocabulary.key))
+
+    def _touched_rows(self, parts: Sequence[Steps]) -> dict[str, Tensor]:
+        if self.communicator.num_ranks == 1:
+            return {}
+        touched: dict[str, Tensor] = {}
+        for steps in parts:
+            for name, rows in self.network.touched_rows(steps).items():
+                touched[name] = torch.unique(torch.cat([touched[name], rows])) if name in touched else rows
+        return touched
+
+    def _log_q(self, batch: TensorBatch, steps: Steps) -> Tensor:
         return self.network.trace_log_probs(steps, self.network.embed(batch.observations))
 
-    def _require_finite(self, what: str, value: torch.Tensor, batch: TensorBatch, log_q_N: torch.Tensor) -> None:
-        if bool(torch.isfinite(value)):
+    def _autocast(self) -> torch.autocast:
+        is_bfloat16 = self.config.precision == "bfloat16"
+        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=is_bfloat16)
+
+    def _gather_bad(self, traces: Sequence[int]) -> tuple[int, ...]:
+        payloads = self.communicator.gather(json.dumps(traces).encode())
+        return tuple(sorted(trace for payload in payloads for trace in json.loads(payload)))
+
+    def _require_patience(self, bad_traces: Sequence[int]) -> None:
+        """Raise when the configuration, or the number of skipped steps, does not allow another one."""
+        if self.config.bad_loss == "skip" and self._num_skipped < MOST_SKIPPED:
             return
-        bad = batch.trace_index[~torch.isfinite(log_q_N.detach().cpu())].tolist()
-        traces = f"traces {', '.join(map(str, bad[:8]))} of the store cause it" if bad else "no single trace causes it"
+        what = "loss" if bad_traces else "gradient"
+        cause = f"traces {_listed(bad_traces)} of the store cause it" if bad_traces else "no single trace causes it"
         message = (
-            f"The {what} of step {self.step + 1} is {value.item()}; {traces}. "
+            f"The {what} of step {self.step + 1} is not finite; {cause}. "
             "Look for values that are not finite or a learning rate that is too high."
         )
-        raise NonFiniteLossError(message, step=self.step + 1, traces=tuple(bad))
+        raise NonFiniteLossError(message, step=self.step + 1, traces=tuple(bad_traces))
+
+
+def _listed(traces: Sequence[int]) -> str:
+    return ", ".join(map(str, traces[:8])) + (" and others" if len(traces) > 8 else "")

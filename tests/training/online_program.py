@@ -1,0 +1,73 @@
+"""Programs for online training, and the script of ranks and processes that the tests kill."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+import tracestore as ts
+from tests.networks.family_programs import TINY
+from tracestore.events import PhaseAdvanced
+from tracestore.samplers.world import World
+from tracestore.simulators import Simulator
+from tracestore.training import TrainConfig
+from tracestore.training.loop import TrainingLoop
+from tracestore.training.online import train_online
+
+
+def unbounded() -> None:
+    """A loop whose base addresses carry its depth: there is no end of new ones."""
+    depth, total = 0, 0.0
+    while ts.sample(ts.Bernoulli(0.7), name="goes on", address=f"on{depth}") == 1:
+        total += ts.sample(ts.Uniform(0.0, 1.0), address=f"level{depth}")
+        depth += 1
+    ts.observe(ts.Normal(total, 0.3), name="total")
+
+
+PROGRAM = Simulator(unbounded, name="unbounded")
+SETTINGS = {"network": TINY, "batch_size": 32, "seed": 4, "patience": None}
+NUM_TRACES = 310
+
+
+def kill_after(num_steps: int) -> object:
+    """Make an observer that kills this process in a step of training."""
+    steps = 0
+
+    def observe(event: object) -> None:
+        nonlocal steps
+        steps += isinstance(event, PhaseAdvanced) and event.phase == "train"
+        if steps == num_steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return observe
+
+
+def main(folder: str, arguments: str) -> None:
+    torch.set_num_threads(1)
+    asked = json.loads(arguments)
+    finish, rank = TrainingLoop.finish, World.from_environment().rank
+
+    def finish_and_save(loop: TrainingLoop) -> None:
+        """Keep the weights in the memory of this rank."""
+        finish(loop)
+        save_file(loop.trainer.network.state_dict(), Path(folder) / f"rank-{rank}.safetensors")
+
+    TrainingLoop.finish = finish_and_save  # type: ignore[method-assign]
+    kill = asked.pop("kill_after", None)
+    train_online(
+        PROGRAM,
+        Path(folder) / "n",
+        num_traces=NUM_TRACES,
+        store=Path(folder) / "s" if asked.pop("store", False) else None,
+        workers=asked.pop("workers", 0),
+        observer=None if kill is None else kill_after(kill),  # type: ignore[arg-type]
+        config=TrainConfig(**SETTINGS, **asked),  # type: ignore[arg-type]
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -16,6 +16,7 @@ MODULES = sorted(
     for path in (ROOT / "tracestore").rglob("*.py")
 )
 NEEDED = {
+    "ts.networks": "tracestore.networks",
     "ts.training": "tracestore.training",
     "awkward": "tracestore.formats.awkward",
     "hdf5": "tracestore.formats.hdf5",

@@ -29,6 +29,7 @@ HEAVY = (
 LEAVES = {
     "tracestore.networks": ("torch", "train"),
     "tracestore.training": ("torch", "train"),
+    "tracestore.training.mpi_communicator": ("mpi4py", "mpi"),
     "tracestore.samplers.parcels": ("torch", "train"),
     "tracestore.samplers.tensor_batch": ("torch", "train"),
     "tracestore.samplers.torch_loader": ("torch", "train"),

@@ -280,7 +280,7 @@ def test_report_shows_posteriors_side_by_side(run, observation, tmp_path):
 
 def test_train_then_infer_with_the_network(run, traces, observation, monkeypatch):
     pytest.importorskip("torch")
-    monkeypatch.setattr("tracestore.training.run.DEFAULT_TRAINING_TRACES", 2_000)
+    monkeypatch.setattr("tracestore.training.job.DEFAULT_TRAINING_TRACES", 2_000)
     status, output, errors = run("train", traces, "network")
     assert (status, output) == (0, "network trained on traces in network\n"), errors
     words = ["--observe", observation, "--num-draws", 200, "--network", "network"]

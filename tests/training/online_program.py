@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 import tracestore as ts
 from tests.networks.family_programs import TINY
-from tracestore.events import PhaseAdvanced
+from tracestore.events import Event, Observer, PhaseAdvanced
 from tracestore.samplers.world import World
 from tracestore.simulators import Simulator
 from tracestore.training import TrainConfig
@@ -33,15 +34,15 @@ SETTINGS = {"network": TINY, "batch_size": 32, "seed": 4, "patience": None}
 NUM_TRACES = 310
 
 
-def kill_after(num_steps: int) -> object:
-    """Make an observer that kills this process in a step of training."""
+def call_after(num_steps: int, function: Callable[[], None]) -> Observer:
+    """Make an observer that calls a function after some steps of training."""
     steps = 0
 
-    def observe(event: object) -> None:
+    def observe(event: Event) -> None:
         nonlocal steps
         steps += isinstance(event, PhaseAdvanced) and event.phase == "train"
         if steps == num_steps:
-            os.kill(os.getpid(), signal.SIGKILL)
+            function()
 
     return observe
 
@@ -57,14 +58,18 @@ def main(folder: str, arguments: str) -> None:
         save_file(loop.trainer.network.state_dict(), Path(folder) / f"rank-{rank}.safetensors")
 
     TrainingLoop.finish = finish_and_save  # type: ignore[method-assign]
-    kill = asked.pop("kill_after", None)
+    observer = None
+    if "kill_after" in asked:
+        observer = call_after(asked.pop("kill_after"), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if "signal_after" in asked:
+        observer = call_after(asked.pop("signal_after"), lambda: os.killpg(0, signal.SIGTERM))
     train_online(
         PROGRAM,
         Path(folder) / "n",
         num_traces=NUM_TRACES,
         store=Path(folder) / "s" if asked.pop("store", False) else None,
         workers=asked.pop("workers", 0),
-        observer=None if kill is None else kill_after(kill),  # type: ignore[arg-type]
+        observer=observer,
         config=TrainConfig(**SETTINGS, **asked),  # type: ignore[arg-type]
     )
 

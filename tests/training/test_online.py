@@ -63,6 +63,7 @@ def run(folder, *start, **asked):
         capture_output=True,
         text=True,
         timeout=250,
+        start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         check=False,
     )
@@ -97,17 +98,14 @@ def test_every_trace_is_trained_on_once(whole):
     assert len(depths) > 8
 
 
-def test_new_addresses_appear_during_the_training(whole):
+def test_new_addresses_appear_during_the_training(tmp_path):
     """Otherwise the tests of growth show nothing."""
-    path, _ = whole
-    sizes = [step["dense_bytes"] for step in read_history(path, 0)]
-    store = ts.simulate(PROGRAM, path.parent / "s", num_traces=NUM_TRACES, seed=SETTINGS["seed"])
+    store = ts.simulate(PROGRAM, tmp_path / "s", num_traces=NUM_TRACES, seed=SETTINGS["seed"])
     first, last = (
         {site.base for layout in store.take(rows).layouts for site in layout.sites}
         for rows in (store.column("stream") < 32, store.column("stream") >= 32)
     )
     assert len(last - first) >= 2
-    assert sizes
 
 
 @pytest.mark.processes
@@ -143,6 +141,17 @@ def test_a_killed_training_loses_and_repeats_nothing(whole, tmp_path):
     assert weights(tmp_path / "n") == weights(whole[0])
     assert losses(tmp_path / "n") == losses(whole[0])
     require_complete(tmp_path / "s", tmp_path)
+
+
+@pytest.mark.processes
+def test_a_signal_to_the_whole_group_stops_between_steps(whole, tmp_path):
+    status, text = run(tmp_path, signal_after=4, store=True, workers=2)
+    assert status == 1, text
+    assert "TrainingStoppedError" in text
+    assert "was told to stop after step 5; the same call continues" in text
+    assert len(ts.TraceStore.open(tmp_path / "s")) == 32 * 5
+    train_online(PROGRAM, tmp_path / "n", num_traces=NUM_TRACES, config=CONFIG)
+    assert weights(tmp_path / "n") == weights(whole[0])
 
 
 def test_a_store_that_is_asked_for_later_is_filled(whole, tmp_path):
@@ -196,7 +205,7 @@ def test_a_simulator_that_always_fails_is_refused(tmp_path):
     def broken():
         raise ValueError("always")
 
-    with pytest.raises(InvalidInputError, match="first 50 traces .* all failed; the first one: ValueError: always"):
+    with pytest.raises(InvalidInputError, match=r"first 50 traces .* all failed; the first one: ValueError: always"):
         train_online(Simulator(broken), tmp_path / "n", num_traces=50)
     with pytest.raises(InvalidInputError, match="`num_traces` must be at least 2; got 1"):
         train_online(toys.gum, tmp_path / "m", num_traces=1)
@@ -214,9 +223,8 @@ def test_a_worker_that_dies_is_an_error_and_the_same_call_continues(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     config = TrainConfig(network=TINY, batch_size=20, checkpoint_seconds=1e-6)
-    for _ in range(1):
-        with pytest.raises(SimulatorError, match="died with exit code -9"):
-            train_online(Simulator(deadly), tmp_path / "n", num_traces=600, config=config, workers=1)
+    with pytest.raises(SimulatorError, match="died with exit code -9"):
+        train_online(Simulator(deadly), tmp_path / "n", num_traces=600, config=config, workers=1)
     network = train_online(Simulator(deadly), tmp_path / "n", num_traces=600, config=config, workers=1)
     assert network.summary["num_training_traces"] == 600
 

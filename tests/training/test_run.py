@@ -6,10 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tracestore as ts
 from tests.networks.family_programs import TINY, every_family, prior_batch
-from tracestore.errors import InvalidInputError, NonFiniteLossError, StoreExistsError, StoreNotFoundError
+from tracestore.errors import (
+    CheckpointMismatchError,
+    InvalidInputError,
+    NonFiniteLossError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
 from tracestore.events import Event, PhaseAdvanced
 from tracestore.networks.network import ProposalNetwork
 from tracestore.samplers.tensor_batch import TensorBatch
@@ -189,3 +196,46 @@ def test_draws_that_the_data_say_nothing_about_go_back_to_the_prior(tmp_path: Pa
     active = network.active.numpy()
     assert active[rows["x"], 1]
     assert active.sum() == 1
+
+
+class Normalized(torch.nn.Module):
+    """A module of the user's own, with statistics that training moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.layer = torch.nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(self.norm(x)))
+
+
+def test_a_module_of_the_users_own_is_trained_resumed_and_loaded(store: ts.TraceStore, tmp_path: Path) -> None:
+    def modules() -> dict[str, torch.nn.Module]:
+        torch.manual_seed(5)
+        return {"v": Normalized()}
+
+    config = TrainConfig(network=TINY, epochs=2, batch_size=32, checkpoint_seconds=1e-6)
+    whole = train(store, tmp_path / "whole", config=config, modules=modules())
+    events: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        events.append(event)
+        if sum(isinstance(one, PhaseAdvanced) for one in events) == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(store, tmp_path / "parts", config=config, modules=modules(), observer=interrupt)
+    with pytest.raises(StoreExistsError, match=r"modules\.v"):
+        train(store, tmp_path / "parts", config=config)
+    train(store, tmp_path / "parts", config=config, modules=modules())
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+    assert "observation.parts.1.embedding.module.norm.running_mean" in whole.state_dict()
+    batch = store.take([0, 1, 2])
+    loaded = load_network(tmp_path / "whole", modules=modules())
+    np.testing.assert_array_equal(
+        whole.session(batch[0].observations, 1).log_prob(batch),
+        loaded.session(batch[0].observations, 1).log_prob(batch),
+    )
+    with pytest.raises(CheckpointMismatchError, match="Normalized for observation 'v'"):
+        load_network(tmp_path / "whole")

@@ -129,7 +129,7 @@ class TruncatedForm(MixtureForm):
         center_P = torch.minimum(torch.maximum(loc_P, low_P), high_P)
         # a tail that begins this many standard deviations from the mean falls the faster, the farther out it is
         distance_P = (loc_P - center_P).abs() / scale_P
-        reach_P = scale_P * torch.minimum(torch.full_like(distance_P, 4.0), 12.0 / distance_P)
+        reach_P = scale_P * torch.minimum(torch.full_like(distance_P, 4.0), 6.0 / distance_P)
         return torch.maximum(low_P, center_P - reach_P), torch.minimum(high_P, center_P + reach_P)
 
     def _finite_bounds(self, priors: Tensor) -> tuple[Tensor, Tensor]:

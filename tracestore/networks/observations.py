@@ -95,14 +95,19 @@ class ObservationEmbedding(nn.Module):
         self.joint = nn.Sequential(nn.Linear(num_inputs, hidden), nn.ReLU(), nn.Linear(hidden, size), nn.ReLU())
 
     @property
-    def module_records(self) -> dict[str, ModuleRecord]:
-        """What to remember of the user's modules, by the name of the observation."""
+    def user_modules(self) -> dict[str, nn.Module]:
+        """The user's modules, by the name of the observation."""
         return {
-            name: ModuleRecord.of(part.embedding.module)
+            name: part.embedding.module
             for part in self._parts()
             if isinstance(part.embedding, ModuleEmbedding)
             for name in part.shapes
         }
+
+    @property
+    def module_records(self) -> dict[str, ModuleRecord]:
+        """What to remember of the user's modules, by the name of the observation."""
+        return {name: ModuleRecord.of(module) for name, module in self.user_modules.items()}
 
     def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Embed observations of shape ``(N, *shape)`` each; returns ``(N, E)``.

@@ -144,7 +144,13 @@ def write_network(network: ProposalNetwork) -> dict[str, bytes]:
         "rows": network.vocabulary.to_dicts(),
         "summary": network.summary,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in network.state_dict().items():
+        found = tensor.detach().cpu().contiguous()
+        # the format knows no tensors that share memory, as tied weights of a user's module do
+        tensors[name] = found.clone() if found.numel() and found.data_ptr() in places else found
+        places.add(found.data_ptr())
     return {WEIGHTS_FILE: save(tensors), NETWORK_FILE: to_json(record)}
 
 

@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from tracestore.networks.config import NetworkConfig
-from tracestore.networks.line_proposals import INITIAL_SCALE, spread_locations
+from tracestore.networks.line_proposals import spread_locations
 from tracestore.networks.proposals import Parts, ProposalForm
 from tracestore.traces.distributions import Distribution, Mixture, MultivariateNormal, from_parameters
 from tracestore.traces.distributions.joint import FactorNormal, Independent
 
 __all__ = ["IndependentForm", "NormalVectorForm"]
 
+INITIAL_SCALE = 0.8
+"""Initial width of components in units of the prior: in many dimensions narrow ones would miss most of it."""
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -138,19 +140,16 @@ class NormalVectorForm(ProposalForm):
             unit = np.linalg.cholesky(prior.covariance)
         else:
             unit = np.diag(np.asarray(prior.stddev).ravel())
-        components: list[Distribution] = []
-        rows = zip(
-            location.reshape(-1, self.size),
-            scale.reshape(-1, self.size),
-            shear.reshape(self.num_components, -1),
-            strict=True,
-        )
-        for location_D, scale_D, sheared in rows:
-            factor = np.eye(self.size)
-            if self.num_sheared:
-                factor[np.tril_indices(self.size, -1)] = sheared
-            factor = unit @ (scale_D[:, None] * factor)
-            components.append(FactorNormal(center + (unit @ location_D).reshape(center.shape), factor))
+        factors = np.tile(np.eye(self.size), (self.num_components, 1, 1))
+        if self.num_sheared:
+            row, column = np.tril_indices(self.size, -1)
+            factors[:, row, column] = shear.reshape(self.num_components, -1)
+        factors = unit @ (scale.reshape(-1, self.size, 1) * factors)
+        offsets = location.reshape(-1, self.size) @ unit.T
+        components: list[Distribution] = [
+            FactorNormal(center + offset.reshape(center.shape), factor)
+            for offset, factor in zip(offsets, factors, strict=True)
+        ]
         return components, np.exp(log_weights).tolist()
 
     def coordinate(self, priors: Tensor, values: Tensor) -> Tensor:

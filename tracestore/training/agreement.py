@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from torch import Tensor
 
 from tracestore.errors import RankMismatchError
 from tracestore.traces.layout import Site, SiteKind
 from tracestore.training.communicator import Communicator
 
-__all__ = ["agree_on_sites", "require_same"]
+__all__ = ["agree_on_sites", "average_tensors", "require_same", "take_from_first"]
 
 
 def require_same(communicator: Communicator, facts: Mapping[str, str]) -> None:
@@ -95,6 +96,50 @@ def agree_on_sites(
     for site in everything:
         first.setdefault(site.record if key is None else key(site), site)
     return list(first.values())
+
+
+def take_from_first(communicator: Communicator, tensors: Iterable[Tensor]) -> None:
+    """Give all ranks the numbers of rank 0, in place.
+
+    Parameters
+    ----------
+    communicator
+        The ranks.
+    tensors
+        The same number of contiguous tensors, of the same shapes, on all ranks.
+
+    Examples
+    --------
+    >>> from tracestore.training.communicator import SoleProcess
+    >>> take_from_first(SoleProcess(), [torch.ones(3)])
+    """
+    for tensor in tensors:
+        if communicator.rank:
+            tensor.zero_()
+        communicator.sum_(tensor).wait()
+
+
+def average_tensors(communicator: Communicator, tensors: Iterable[Tensor]) -> None:
+    """Give all ranks the mean over ranks, in place.
+
+    Parameters
+    ----------
+    communicator
+        The ranks.
+    tensors
+        The same number of contiguous floating-point tensors, of the same shapes, on all ranks.
+
+    Examples
+    --------
+    >>> from tracestore.training.communicator import SoleProcess
+    >>> tensor = torch.ones(3)
+    >>> average_tensors(SoleProcess(), [tensor])
+    >>> tensor.tolist()
+    [1.0, 1.0, 1.0]
+    """
+    for tensor in tensors:
+        communicator.sum_(tensor).wait()
+        tensor /= communicator.num_ranks
 
 
 def _site_to_json(site: Site) -> list[object]:

@@ -46,7 +46,8 @@ class TrainConfig(Schedule):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of products and convolutions; weights and densities keep theirs."""
     compile: bool = False
-    """Compile the embedding of the observations; needs a C++ compiler, and pays for convolutions."""
+    """Compile the embedding of the observations, which needs a C++ compiler. On the processors measured it did not pay
+    (`benchmarks/observation_embeddings.py`); measure it on an accelerator."""
     average: float | None = None
     """Decay per step of a moving average of the weights, which validation and the finished network use; None for the
     weights themselves."""

@@ -13,6 +13,7 @@ from tracestore.errors import InvalidInputError
 from tracestore.events import Observer, PhaseFinished
 from tracestore.networks.network import ProposalNetwork
 from tracestore.networks.persistence import load_network
+from tracestore.networks.user_modules import ModuleRecord
 from tracestore.samplers.policy import BatchPolicy
 from tracestore.samplers.selection import Subset, select_traces
 from tracestore.samplers.tensor_batch import TensorBatch
@@ -106,7 +107,7 @@ def train(
     ranks = open_communicator(ranks_by, device=config.device) if communicator is None else nullcontext(communicator)
     with ranks as communicator:
         resolved = resolve_config(config, opened)
-        job = training_job(_describe(opened), resolved)
+        job = training_job({**_describe(opened), **_describe_modules(given)}, resolved)
         if not claim_together(folder, job, resolved, communicator):
             started = time.perf_counter()
             _Training(opened, folder, resolved, given, observer, communicator).finish()
@@ -186,6 +187,10 @@ class _Training:
             world=self.communicator.world,
             prefetch=self.config.prefetch or None,
         )
+
+
+def _describe_modules(modules: Mapping[str, nn.Module]) -> dict[str, object]:
+    return {f"modules.{name}": ModuleRecord.of(module).class_name for name, module in sorted(modules.items())}
 
 
 def _describe(store: TraceStore) -> dict[str, object]:

@@ -16,7 +16,7 @@ from tracestore.errors import NonFiniteLossError
 from tracestore.networks.network import ProposalNetwork
 from tracestore.networks.steps import Steps
 from tracestore.samplers.tensor_batch import TensorBatch
-from tracestore.training.agreement import agree_on_sites
+from tracestore.training.agreement import agree_on_sites, average_tensors, take_from_first
 from tracestore.training.averaging import WeightAverage
 from tracestore.training.communicator import Communicator, SoleProcess, local_device
 from tracestore.training.config import TrainConfig
@@ -73,6 +73,9 @@ class Trainer:
     ) -> None:
         self.communicator = SoleProcess() if communicator is None else communicator
         self.network = network.to(local_device(config.device))
+        # users' modules have drawn their first weights on every rank
+        for module in self.network.observation.user_modules.values():
+            take_from_first(self.communicator, (parameter.detach() for parameter in module.parameters()))
         self.config = config
         self.num_steps = num_steps
         self.grows = grows
@@ -97,45 +100,21 @@ class Trainer:
         self.network.train()
         clock = StepClock()
         with clock.part("forward"):
-            if self.grows:
-                self._agree_on_rows(batches)
-            parts = [(batch, self.network.steps(batch)) for batch in batches if len(batch)]
+            parts = self._prepare(batches)
             self.sync.begin(self._touched_rows([steps for _, steps in parts]))
-        drop_gradients(self.network.parameters())
-
-        loss_sum, bad_traces = 0.0, []
-        for position, (batch, steps) in enumerate(parts):
-            with clock.part("forward"), self._autocast():
-                log_q_N = self._log_q(batch, steps)
-                loss = -log_q_N.sum()
-            bad_traces += batch.trace_index[~torch.isfinite(log_q_N.detach().cpu())].tolist()
-            if bad_traces:
-                break  # nothing of this step is used, but other ranks wait for this one
-            loss_sum += float(loss.detach())
-            with clock.part("backward"):
-                if position < len(parts) - 1:
-                    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                else:
-                    self.sync.backward(loss)
-
+        loss_sum, bad_traces = self._add_up_gradients(parts, clock)
         statistics = [loss_sum, sum(map(len, batches)), len(bad_traces), self.wants_stop]
         with clock.part("sync"):
             totals = self.sync.finish(torch.tensor(statistics, dtype=torch.float64))
         loss_sum, num_traces, num_bad, num_stopping = totals.tolist()
+        rate = learning_rate(self.config, self.step, self.num_steps, batch_size=self.config.step_size)
         with clock.part("optimize"):
-            rate = learning_rate(self.config, self.step, self.num_steps, batch_size=self.config.step_size)
-            norm = float(gradient_norm(self.network.parameters())) / num_traces if not num_bad else math.nan
-            is_finite = math.isfinite(norm)
-            if is_finite:
-                shrink = min(1.0, self.config.max_gradient_norm / norm) if norm > 0.0 else 1.0
-                scale_gradients(self.network.parameters(), shrink / num_traces)
-                if self.average is not None:
-                    self.average.before_step()
-                self.optimizer.step(rate)
-        all_bad = self._gather_bad(bad_traces) if num_bad else ()
-        if not is_finite:
-            self._require_patience(all_bad)
-        self._num_skipped = 0 if is_finite else self._num_skipped + 1
+            norm = self._update(num_traces, rate) if not num_bad else math.nan
+        found = self._gather_bad(bad_traces) if num_bad else ()
+        is_skipped = not math.isfinite(norm)
+        if is_skipped:
+            self._require_patience(found)
+        self._num_skipped = self._num_skipped + 1 if is_skipped else 0
         self.step += 1
         return StepRecord(
             step=self.step,
@@ -143,13 +122,65 @@ class Trainer:
             loss=loss_sum / num_traces if not num_bad else math.nan,
             gradient_norm=norm,
             learning_rate=rate,
-            bad_traces=all_bad,
-            is_skipped=not is_finite,
+            bad_traces=found,
+            is_skipped=is_skipped,
             stops=num_stopping > 0,
             times=clock.times,
             reduced_bytes=self.sync.record.reduced_bytes,
             dense_bytes=self.sync.record.dense_bytes,
         )
+
+    def _prepare(self, batches: Sequence[TensorBatch]) -> list[tuple[TensorBatch, Steps]]:
+        """Give new addresses rows, the same in the same order on all ranks; find the modelled sites."""
+        filled = [batch for batch in batches if len(batch)]
+        if self.grows:
+            unknown = [site for batch in filled for site in self.network.unknown_sites(batch)]
+            self.network.grow(agree_on_sites(self.communicator, unknown, key=self.network.vocabulary.key))
+        return [(batch, self.network.steps(batch)) for batch in filled]
+
+    def _touched_rows(self, parts: Sequence[Steps]) -> dict[str, Tensor]:
+        """Return the rows of every table that get a gradient here; nobody needs to know on a single rank."""
+        if self.communicator.num_ranks == 1:
+            return {}
+        touched: dict[str, Tensor] = {}
+        for steps in parts:
+            for name, rows in self.network.touched_rows(steps).items():
+                touched[name] = torch.unique(torch.cat([touched[name], rows])) if name in touched else rows
+        return touched
+
+    def _add_up_gradients(
+        self, parts: Sequence[tuple[TensorBatch, Steps]], clock: StepClock
+    ) -> tuple[float, list[int]]:
+        """Differentiate the sum of losses of this rank's traces; return it, and the traces without a finite loss."""
+        drop_gradients(self.network.parameters())
+        loss_sum = 0.0
+        for position, (batch, steps) in enumerate(parts):
+            with clock.part("forward"), self._autocast():
+                log_q_N = self._log_q(batch, steps)
+                loss = -log_q_N.sum()
+            is_bad_N = ~torch.isfinite(log_q_N.detach()).cpu()
+            if is_bad_N.any():
+                # nothing of this step will be used, but the other ranks wait for this one
+                return loss_sum, batch.trace_index[is_bad_N].tolist()
+            loss_sum += float(loss.detach())
+            with clock.part("backward"):
+                if position < len(parts) - 1:
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                else:
+                    self.sync.backward(loss)
+        return loss_sum, []
+
+    def _update(self, num_traces: float, rate: float) -> float:
+        """Make the gradients those of the mean loss, clip them, and take a step; return their norm before clipping."""
+        parameters = list(self.network.parameters())
+        norm = float(gradient_norm(parameters)) / num_traces
+        if math.isfinite(norm):
+            shrink = min(1.0, self.config.max_gradient_norm / norm) if norm > 0.0 else 1.0
+            scale_gradients(parameters, shrink / num_traces)
+            if self.average is not None:
+                self.average.before_step()
+            self.optimizer.step(rate)
+        return norm
 
     @torch.no_grad()
     def validate(self, batches: Iterable[TensorBatch]) -> float:
@@ -160,6 +191,9 @@ class Trainer:
         NonFiniteLossError
             When a trace has no finite loss, unless the configuration says to go on without such traces; or none has.
         """
+        for module in self.network.observation.user_modules.values():
+            # running statistics, such as those of batch normalization, follow a rank's own traces
+            average_tensors(self.communicator, filter(torch.is_floating_point, module.buffers()))
         totals = torch.zeros(3, dtype=torch.float64)
         bad_traces = []
         with self.evaluated():
@@ -192,20 +226,6 @@ class Trainer:
                 yield self.network
         finally:
             self.network.train()
-
-    def _agree_on_rows(self, batches: Sequence[TensorBatch]) -> None:
-        """Give new addresses rows, the same in the same order on all ranks."""
-        unknown = [site for batch in batches if len(batch) for site in self.network.unknown_sites(batch)]
-        self.network.grow(agree_on_sites(self.communicator, unknown, key=self.network.vocabulary.key))
-
-    def _touched_rows(self, parts: Sequence[Steps]) -> dict[str, Tensor]:
-        if self.communicator.num_ranks == 1:
-            return {}
-        touched: dict[str, Tensor] = {}
-        for steps in parts:
-            for name, rows in self.network.touched_rows(steps).items():
-                touched[name] = torch.unique(torch.cat([touched[name], rows])) if name in touched else rows
-        return touched
 
     def _log_q(self, batch: TensorBatch, steps: Steps) -> Tensor:
         return self.network.trace_log_probs(steps, self.network.embed(batch.observations))

@@ -23,13 +23,17 @@ FAMILIES = {
     "weibull": ts.Weibull(2.0, 1.5),
     "truncated_normal": ts.TruncatedNormal(0.0, 1.0, -0.5, 3.0),
     "truncated_half_line": ts.TruncatedNormal(-3.0, 1.0, 0.0, np.inf),
-}
-"""One scalar prior of every family that has a proposal, some in two forms."""
-
-WITHOUT_PROPOSAL = {
     "von_mises": ts.VonMises(0.0, 2.0),
     "mixture": ts.Mixture([ts.Normal(0.0, 1.0), ts.Normal(4.0, 1.0)], [0.5, 0.5]),
-    "vector": ts.Normal([0.0, 1.0], 1.0),
+    "normal_vector": ts.Normal([0.0, 1.0], 1.0),
+    "uniform_vector": ts.Uniform([0.0, 1.0, 2.0], 3.0),
+    "multivariate": ts.MultivariateNormal([0.0, 1.0], [[2.0, 0.5], [0.5, 1.0]]),
+}
+"""A prior of every family, some in several forms."""
+
+WITHOUT_PROPOSAL = {
+    "gamma_mixture": ts.Mixture([ts.Gamma(2.0, 1.0), ts.Gamma(9.0, 1.0)], [0.5, 0.5]),
+    "count_mixture": ts.Mixture([ts.Poisson(1.0), ts.Poisson(9.0)], [0.5, 0.5]),
 }
 
 

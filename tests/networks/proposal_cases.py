@@ -70,6 +70,7 @@ DISCRETE = [
     ProposalCase("poisson_large", ts.Poisson(500.0)),
     ProposalCase("binomial", ts.Binomial(10, 0.4)),
     ProposalCase("binomial_large", ts.Binomial(1000, 0.3)),
+    ProposalCase("binomial_cut", ts.Binomial(1000, 0.985)),
     ProposalCase("binomial_high", ts.Binomial(1000, 0.999)),
     ProposalCase("binomial_none", ts.Binomial(0, 0.4)),
     ProposalCase("binomial_never", ts.Binomial(40, 0.0)),

@@ -113,7 +113,7 @@ def test_a_session_proposes_for_unseen_addresses_what_training_scores(settings):
     network = make_network(simulate(TRAINED, 60), address_dropout=0.5, **settings)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape)
+            parameter.add_(0.2 * torch.randn(parameter.shape))
     unseen = simulate(UNSEEN, 20, seed=2)
     for row, trace in enumerate(unseen):
         found, total = proposals(network, trace)
@@ -205,6 +205,7 @@ def test_growing_adds_no_second_hidden_row():
     one, two = make_network(batch, address_dropout=0.5), make_network(more, address_dropout=0.5)
     one.grow(one.unknown_sites(more))
     two.grow(two.unknown_sites(batch))
+    assert sum(row.is_hidden for row in one.vocabulary.rows) == len(one.heads)
     assert sorted(row.key for row in one.vocabulary.rows) == sorted(row.key for row in two.vocabulary.rows)
     one.observation.load_state_dict(two.observation.state_dict())  # standardized by other traces
     both = TraceBatch.from_traces([*batch, *more])

@@ -83,7 +83,9 @@ def test_a_prior_that_is_not_understood_is_left_alone(family, num_parameters):
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_a_key_makes_its_head_again(case):
     head = head_of(case.prior, case.config)
-    again = make_head(head_key(site_of(case.prior), case.config), case.config)
+    key = head_key(site_of(case.prior), case.config)
+    assert key is not None
+    again = make_head(key, case.config)
     assert type(again.form) is type(head.form)
     assert again.form.output_bias.equal(head.form.output_bias)
 

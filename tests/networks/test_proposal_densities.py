@@ -131,7 +131,7 @@ def test_vector_densities_integrate_to_one_and_draws_follow_them(case):
     cells = mass.reshape(len(marks0) - 1, 8, len(marks1) - 1, 8).sum(axis=(1, 3))
     assert cells.sum() == pytest.approx(1.0, abs=2e-3)
     draws = np.array([distribution.sample(rng) for _ in range(4000)])
-    found = np.histogram2d(*draws.T, bins=[marks0, marks1])[0]
+    found = np.histogram2d(draws[:, 0], draws[:, 1], bins=[marks0, marks1])[0]
     deviations = (found - 4000 * cells) ** 2 / np.maximum(4000 * cells, 1.0)
     assert deviations.sum() < stats.chi2.ppf(0.9999, cells.size)
 

@@ -22,6 +22,7 @@ from tests.networks.proposal_cases import (
 )
 from tracestore.networks.heads import num_entries
 from tracestore.networks.tables import StackedMLP
+from tracestore.traces.distributions import Uniform
 
 EXTREMES = [-1e4, -50.0, 0.0, 50.0, 1e4]
 
@@ -42,7 +43,7 @@ class TestEveryForm:
         rng = np.random.default_rng(1)
         for raw in random_raw(head, 4):
             distribution = drawn_from(head, raw, case.prior)
-            draws = [*(case.prior.sample(rng) for _ in range(6)), *(distribution.sample(rng) for _ in range(6))]
+            draws = [*edge_values(case.prior), *(distribution.sample(rng) for _ in range(6))]
             expected = [distribution.log_prob(draw) for draw in draws]
             np.testing.assert_allclose(torch_log_prob(head, raw, case.prior, draws), expected, rtol=1e-9, atol=1e-9)
 
@@ -77,6 +78,7 @@ class TestEveryForm:
         log_q = head.log_prob(proposal, priors, values_of(draws, case.prior), log_prior)
         log_q.sum().backward()
         assert torch.isfinite(log_q).all()
+        assert raw.grad is not None
         assert torch.isfinite(raw.grad).all()
         bound = math.log(case.config.prior_fraction) - 1e-9
         assert (log_q - log_prior >= bound - 1e-15 * log_prior.abs()).all()
@@ -129,6 +131,15 @@ def test_an_untrained_discrete_head_proposes_close_to_the_prior(case):
     assert float(ratio.mean().abs()) < 0.25
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if not case.prior.is_discrete], ids=case_id)
+def test_an_untrained_continuous_head_proposes_where_the_prior_does(case):
+    head = head_of(case.prior, case.config)
+    rng = np.random.default_rng(8)
+    draws = [case.prior.sample(rng) for _ in range(200)]
+    ratio = torch_log_prob(head, head.form.output_bias.double(), case.prior, draws) - log_priors_of(draws, case.prior)
+    assert float(ratio.mean()) > -1.5
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if "spline" in case.name or "mix" in case.name], ids=case_id)
 def test_an_untrained_spline_is_the_prior(case):
     head = head_of(case.prior, case.config)
@@ -164,15 +175,15 @@ def test_a_vector_of_one_element_may_come_as_a_number(case):
 def test_angles_beside_either_end_are_placed_alike():
     case = next(case for case in CASES if case.name == "von_mises")
     head = head_of(case.prior, case.config)
-    values = torch.tensor([-math.pi, math.pi, 0.0], dtype=torch.float64)
-    first, second, third = head.coordinate(prior_rows(head, case.prior, 3), values)
+    values = torch.tensor([-math.pi, math.pi, -1.0, 1.0], dtype=torch.float64)
+    first, second, third, fourth = head.coordinate(prior_rows(head, case.prior, 4), values)
     torch.testing.assert_close(first, second)
-    assert not torch.allclose(first, third)
+    assert not torch.allclose(third, fourth)
 
 
 def test_a_uniform_prior_too_narrow_for_bins_is_the_proposal():
     binned = next(case for case in CASES if case.name == "binned")
-    prior = type(binned.prior)(1.0, 1.0 + 4 * 2.0**-52)
+    prior = Uniform(1.0, 1.0 + 4 * 2.0**-52)
     head = head_of(prior, binned.config)
     raw = random_raw(head, 1)[0]
     distribution = drawn_from(head, raw, prior)
@@ -182,7 +193,7 @@ def test_a_uniform_prior_too_narrow_for_bins_is_the_proposal():
 
 def test_the_edges_of_bins_are_those_of_the_drawn_distribution():
     binned = next(case for case in CASES if case.name == "binned")
-    prior = type(binned.prior)(-0.1, 0.7)
+    prior = Uniform(-0.1, 0.7)
     head = head_of(prior, binned.config)
     raw = random_raw(head, 1)[0]
     distribution = drawn_from(head, raw, prior)

@@ -1,5 +1,7 @@
 """Attention over the prefix of a trace: packed, step by step, and written out site by site."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def core():
     core = TransformerCore(4, 12, num_layers=2, num_heads=3)
     with torch.no_grad():
         for parameter in core.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
+            parameter.add_(0.1 * torch.randn(parameter.shape))
     return core
 
 
@@ -44,7 +46,7 @@ def by_trace(packed, lengths=LENGTHS):
 
 def reference(core, x):
     """One trace, site after site, from the definition."""
-    outputs, keys, values = [], [[] for _ in core.layers], [[] for _ in core.layers]
+    outputs, keys, values = [], defaultdict(list), defaultdict(list)
     before = core.start
     for site in x:
         state = core.here.weight @ site + core.here.bias + before
@@ -93,13 +95,14 @@ def test_slots_follow_the_packed_pass(core, inputs):
         memory.advance(slots, torch.ones(len(slots), 4))
     for slot in slots:
         memory.restart(slot)
-    found, rng = [[] for _ in LENGTHS], np.random.default_rng(4)
+    found: dict[int, list[torch.Tensor]] = defaultdict(list)
+    rng = np.random.default_rng(4)
     while live := [place for place, length in enumerate(LENGTHS) if len(found[place]) < length]:
         chosen = rng.permutation(live)[: rng.integers(1, len(live) + 1)]
         x = torch.stack([traces[place][len(found[place])] for place in chosen])
         for place, output in zip(chosen, memory.advance([slots[place] for place in chosen], x), strict=True):
             found[place].append(output)
-    for outputs, reference_outputs in zip(found, expected, strict=True):
+    for outputs, reference_outputs in zip([found[place] for place in range(len(LENGTHS))], expected, strict=True):
         torch.testing.assert_close(torch.stack(outputs), reference_outputs, rtol=1e-5, atol=1e-5)
 
 
@@ -162,7 +165,7 @@ def make_network(batch, **settings):
     network.grow(network.unknown_sites(batch))
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
+            parameter.add_(0.1 * torch.randn(parameter.shape))
     return network
 
 

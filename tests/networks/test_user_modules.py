@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -72,8 +73,9 @@ def test_a_module_that_returns_something_else_is_refused(function, found):
 
 
 def test_something_else_than_a_module_is_refused():
+    function: Any = lambda x: x  # noqa: E731
     with pytest.raises(InvalidInputError, match=r"'image' must be a torch.nn.Module; got function"):
-        ModuleEmbedding(lambda x: x, "image", (10, 10), 8)
+        ModuleEmbedding(function, "image", (10, 10), 8)
 
 
 def test_an_error_of_the_module_itself_says_where_it_came_from():
@@ -103,6 +105,14 @@ def test_trying_a_module_leaves_no_trace():
     require_modules({"image": ModuleRecord.of(module).to_json()}, {"image": module}, SHAPES)
     assert [part.training for part in (module, module[0], module[1], module[2])] == [True, True, True, False]
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_trying_a_module_that_draws_numbers_moves_no_stream():
+    state = torch.random.get_rng_state()
+    module = Function(lambda x: x + torch.randn(x.shape))
+    record = {"image": ModuleRecord.of(module).to_json()}
+    require_modules(record, {"image": module}, SHAPES)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -135,9 +135,10 @@ class NetworkConfig(Config):
     mixture_size: int = 5
     """Components of a mixture proposal, not counting the prior that is always mixed in."""
     num_bins: int = 32
-    """Bins of a piecewise uniform proposal, and of a spline."""
+    """Bins of a piecewise uniform proposal; a spline has half as many."""
     count_bins: int = 64
-    """A proposal for counts is free below this number and falls back to the prior from it on."""
+    """Bins of a proposal for counts: one per count where the prior has its mass below this number, otherwise bins of
+    equal width over six standard deviations on both sides; a learned share of the prior covers the rest."""
     uniform_proposal: Literal["auto", "binned", "truncated_normal", "spline"] = "auto"
     """Proposal for uniform priors; ``auto`` takes bins for unnamed draws (the raw random numbers of a simulator, whose
     posteriors have steps) and truncated normals for named ones."""

@@ -184,7 +184,9 @@ class TraceNetwork(nn.Module):
         address, entries = [], []
         for row, stream in zip(rows, streams, strict=True):
             address.append(torch.randn(self.config.address_size, generator=stream))
-            entries.append(self.value.initial_entries(row.num_entries, stream, is_discrete=row.is_discrete))
+            entries.append(
+                self.value.initial_entries(row.num_entries, row.num_elements, stream, is_discrete=row.is_discrete)
+            )
         self.address.append(torch.stack(address))
         self.value.entries.append(torch.cat(entries))
         if families:

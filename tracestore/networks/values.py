@@ -72,8 +72,10 @@ class ValueEmbedding(nn.Module):
         return num_entries
 
     @abstractmethod
-    def initial_entries(self, num_entries: int, generator: torch.Generator, *, is_discrete: bool) -> Tensor:
-        """Draw the entries of a new row, shape ``(num_entries, S)``."""
+    def initial_entries(
+        self, num_entries: int, num_elements: int, generator: torch.Generator, *, is_discrete: bool
+    ) -> Tensor:
+        """Draw the entries of a new row, shape ``(num_entries, S)``, those of its elements one after the other."""
 
     @abstractmethod
     def forward(self, elements: Elements) -> Tensor:
@@ -98,12 +100,14 @@ class CurveEmbedding(ValueEmbedding):
     [[0.25, 0.5]]
     """
 
-    def initial_entries(self, num_entries: int, generator: torch.Generator, *, is_discrete: bool) -> Tensor:
-        """Draw apart what is discrete; put the rest on a straight line, so that close values start close."""
+    def initial_entries(
+        self, num_entries: int, num_elements: int, generator: torch.Generator, *, is_discrete: bool
+    ) -> Tensor:
+        """Draw apart what is discrete; put other elements on a straight line each, so that close values start close."""
         if is_discrete:
             return torch.randn(num_entries, self.size, generator=generator)
-        slope = torch.randn(1, self.size, generator=generator)
-        return torch.linspace(-1.0, 1.0, num_entries).unsqueeze(1) * slope
+        slopes = torch.randn(num_elements, 1, self.size, generator=generator)
+        return (torch.linspace(-1.0, 1.0, num_entries // num_elements).unsqueeze(1) * slopes).flatten(0, 1)
 
     def forward(self, elements: Elements) -> Tensor:
         """Interpolate between the two closest entries."""
@@ -131,7 +135,9 @@ class LinearEmbedding(ValueEmbedding):
         """Return the number of columns and one for the bias."""
         return (num_entries if is_category else size) + 1
 
-    def initial_entries(self, num_entries: int, generator: torch.Generator, *, is_discrete: bool) -> Tensor:
+    def initial_entries(
+        self, num_entries: int, num_elements: int, generator: torch.Generator, *, is_discrete: bool
+    ) -> Tensor:
         """Draw a layer as torch does."""
         bound = 1.0 / math.sqrt(num_entries - 1)
         return torch.empty(num_entries, self.size).uniform_(-bound, bound, generator=generator)

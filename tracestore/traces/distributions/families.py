@@ -22,7 +22,7 @@ from tracestore.traces.distributions.elementwise import Elementwise
 from tracestore.traces.distributions.truncated import TruncatedNormal
 from tracestore.traces.distributions.weighted import Categorical, PiecewiseUniform
 
-__all__ = ["FAMILIES", "from_parameters"]
+__all__ = ["FAMILIES", "Structure", "count_parameters", "from_parameters", "parse_structure"]
 
 FAMILIES: tuple[str, ...] = (
     "Normal",
@@ -95,10 +95,10 @@ def from_parameters(family: str, parameters: ArrayLike, shape: tuple[int, ...] =
     simple = _ELEMENTWISE.get(family)
     if simple is not None and not shape and numbers.shape == (len(simple._parameters),):
         return simple(*numbers.tolist())
-    structure = _parse(family)
+    structure = parse_structure(family)
     if structure.size is None and not structure.components:
         structure = _sized(structure, numbers.size)
-    expected = _num_parameters(structure, shape)
+    expected = count_parameters(structure, shape)
     if numbers.shape != (expected,):
         message = f"{family} with draws of shape {shape} has {expected} parameters; got shape {numbers.shape}."
         raise InvalidInputError(message)
@@ -114,10 +114,24 @@ def _sized(structure: Structure, count: int) -> Structure:
     return structure
 
 
-def _num_parameters(structure: Structure, shape: tuple[int, ...]) -> int:
+def count_parameters(structure: Structure, shape: tuple[int, ...]) -> int:
+    """Return how many flat parameters a distribution has.
+
+    Parameters
+    ----------
+    structure
+        What `parse_structure` returned.
+    shape
+        Shape of one draw.
+
+    Raises
+    ------
+    InvalidInputError
+        When the structure has no draws of this shape, or lacks a size.
+    """
     family, size, components = structure
     if components:
-        return sum([_num_parameters(component, shape) for component in components]) + len(components)
+        return sum([count_parameters(component, shape) for component in components]) + len(components)
     if family in _ELEMENTWISE:
         return len(_ELEMENTWISE[family]._parameters) * math.prod(shape)
     if family == "MultivariateNormal":
@@ -140,7 +154,7 @@ def _build(structure: Structure, numbers: NDArray[np.float64], shape: tuple[int,
         parts = []
         start = 0
         for component in components:
-            stop = start + _num_parameters(component, shape)
+            stop = start + count_parameters(component, shape)
             parts.append(_build(component, numbers[start:stop], shape))
             start = stop
         return Mixture(parts, numbers[start:])
@@ -155,7 +169,24 @@ def _build(structure: Structure, numbers: NDArray[np.float64], shape: tuple[int,
 
 
 @lru_cache(maxsize=4096)
-def _parse(text: str) -> Structure:
+def parse_structure(text: str) -> Structure:
+    """Take the name of a structure apart.
+
+    Parameters
+    ----------
+    text
+        As `Distribution.structure` gives it.
+
+    Raises
+    ------
+    InvalidInputError
+        When it names no family.
+
+    Examples
+    --------
+    >>> parse_structure("Mixture(Normal,PiecewiseUniform(4))").components[1].size
+    4
+    """
     structure, end = _parse_from(text, 0, text)
     if end != len(text):
         _refuse(text)

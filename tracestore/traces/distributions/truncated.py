@@ -33,6 +33,7 @@ FLAT_BELOW = 1e-8
 TAIL_FROM = 5.0
 """Distance in standard deviations from which quantiles are found in the tail itself."""
 SMALLEST_UNIFORM = 2.0**-54
+LARGEST_UNIFORM = 1.0 - 2.0**-53
 
 _inverse_cdf = NormalDist().inv_cdf
 
@@ -129,8 +130,11 @@ class TruncatedNormal(Elementwise):
         if not self._scalars:
             drawn = [element.sample(rng) for element in self._elements]
             return np.array(drawn, np.float64).reshape(self._shape)
+        return self._at(rng.random() or SMALLEST_UNIFORM)
+
+    def _at(self, uniform: float) -> float:
+        """Where a share of the mass lies between the value and the bound that is nearest to the mean, or the lower."""
         loc, scale, low, high = self._scalars
-        uniform = rng.random() or SMALLEST_UNIFORM
         width, distance = self._width, self._distance
         if width * (distance + 0.5 * width) < FLAT_BELOW:
             x = low + (high - low) * uniform
@@ -154,6 +158,27 @@ class TruncatedNormal(Elementwise):
         else:
             t = (x - low) / scale if self._sign > 0.0 else (high - x) / scale
         return -t * (self._distance + 0.5 * t) - self._log_mass
+
+    def cdf(self, value: float) -> float:
+        """Return the probability of a smaller value; for scalar distributions."""
+        loc, scale, low, high = self._scalars
+        x = min(max(value, low), high)
+        width, distance = self._width, self._distance
+        if width * (distance + 0.5 * width) < FLAT_BELOW:
+            return (x - low) / (high - low)
+        if not self._sign:
+            below = math.erf((low - loc) / scale * SQRT_HALF)
+            mass = math.erf((high - loc) / scale * SQRT_HALF) - below
+            return (math.erf((x - loc) / scale * SQRT_HALF) - below) / mass
+        t = (x - low) / scale if self._sign > 0.0 else (high - x) / scale
+        rest = mills_ratio(distance + t) * math.exp(-t * (distance + 0.5 * t)) / mills_ratio(distance)
+        share = min(max((1.0 - rest) / self._ratio, 0.0), 1.0)
+        return share if self._sign > 0.0 else 1.0 - share
+
+    def quantile(self, probability: float) -> float:
+        """Return the value that a draw is below with a probability inside (0, 1); for scalar distributions."""
+        is_flat = self._width * (self._distance + 0.5 * self._width) < FLAT_BELOW
+        return self._at(min(1.0 - probability, LARGEST_UNIFORM) if self._sign < 0.0 and not is_flat else probability)
 
     def _log_prob_of_array(self, x: NDArray[np.floating]) -> float:
         numbers = x.ravel().tolist()

@@ -16,15 +16,18 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import tracestore as ts
 from tracestore.networks import NetworkConfig, ProposalNetwork
-from tracestore.samplers.torch_loader import trace_loader
+from tracestore.samplers.tensor_batch import TensorBatch
+from tracestore.samplers.torch_loader import TraceLoader, trace_loader
 from tracestore.samplers.trace_dataset import TraceDataset
 from tracestore.simulators.tau import tau
 from tracestore.training import TrainConfig, Trainer
@@ -37,7 +40,7 @@ NUM_VALIDATIONS = 6
 NUM_PAIRS = 2
 NOISE_SD = 0.1
 
-CORES = {
+CORES: dict[str, dict[str, Any]] = {
     "lstm": {},
     "lstm, shared heads": {"heads": "shared"},
     "gru": {"core": "gru"},
@@ -59,7 +62,11 @@ def nuisance():
         ts.observe(ts.Normal(first[pair] + last[pair], NOISE_SD), name=f"sum{pair}")
 
 
-PROGRAMS = {"tau": (tau, {}), "nuisance": (nuisance, {"max_instance": 100})}
+SMALL = {"core_size": 48, "head_size": 32, "observation_size": 16, "address_size": 16, "num_bins": 8}
+PROGRAMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "tau": (tau, {}),
+    "nuisance": (nuisance, {"max_instance": 100, **SMALL}),
+}
 """Program, and settings of all its networks."""
 
 
@@ -85,15 +92,15 @@ class Training:
 
     name: str
     trainer: Trainer
-    loader: object
+    loader: TraceLoader
     cpu_seconds: float = 0.0
     num_traces: int = 0
     curve: list = field(default_factory=list)
-    _batches: object = None
+    _batches: Iterator[TensorBatch] = field(default_factory=lambda: iter(()))
 
     def advance(self):
         """Learn one minibatch, with the clock running while it does."""
-        batch = next(self._batches, None) if self._batches is not None else None
+        batch = next(self._batches, None)
         if batch is None:
             self._batches = iter(self.loader)
             batch = next(self._batches)
@@ -114,7 +121,7 @@ def start(store, name, settings, seed):
     network = ProposalNetwork(store.observation_shapes, NetworkConfig(seed=seed, **settings, **CORES[name]))
     network.observation.fit(first.observations)
     network.grow(network.unknown_sites(first))
-    config = TrainConfig(learning_rate=2e-3, schedule="constant", warmup_fraction=0.0, average=0.99)
+    config = TrainConfig(learning_rate=4e-3, schedule="constant", warmup_fraction=0.0, average=0.99)
     return Training(name, Trainer(network, config, num_steps=1_000_000), loader(store, "train", seed))
 
 

@@ -32,7 +32,7 @@ class AddressDropout:
 
     Examples
     --------
-    >>> AddressDropout(Vocabulary("base", 16), share=0.1, seed=0).hide(np.zeros(0, np.int64), 1)
+    >>> AddressDropout(Vocabulary("base", 16, lambda site: None), share=0.1, seed=0).hide(np.zeros(0, np.int64), 1)
     array([], dtype=int64)
     """
 

@@ -15,6 +15,8 @@ __all__ = ["RecurrentCore", "RecurrentMemory"]
 
 State = tuple[Tensor, ...]
 """State of one layer: output and memory of an LSTM, the output alone of a GRU; shape ``(B, H)`` each."""
+LONGEST_MEMORY = 100.0
+"""Sites over which the most lasting units remember at the start."""
 
 
 class RecurrentCore(nn.Module):
@@ -22,6 +24,9 @@ class RecurrentCore(nn.Module):
 
     On a processor the packed pass is unrolled here: torch's own backward pass costs the number of steps times the
     number of sites. Accelerators use torch's fused kernels; both give the same numbers up to rounding.
+
+    The gates start so that the memories of the units last from one site to a hundred (Tallec and Ollivier, "Can
+    recurrent neural networks warp time?", ICLR 2018): what matters may lie many nuisance draws back.
 
     Parameters
     ----------
@@ -48,6 +53,20 @@ class RecurrentCore(nn.Module):
         self.num_layers = num_layers
         cell = nn.LSTM if kind == "lstm" else nn.GRU
         self.cell: nn.LSTM | nn.GRU = cell(num_inputs, size, num_layers)
+        for layer in range(num_layers):
+            self._start_with_memory(layer)
+
+    @torch.no_grad()
+    def _start_with_memory(self, layer: int) -> None:
+        """Let units start with memories of 1 to `LONGEST_MEMORY` sites; torch's default forgets half at every site."""
+        bias_ih, bias_hh = (getattr(self.cell, f"bias_{part}_l{layer}") for part in ("ih", "hh"))
+        keep = torch.log(torch.empty(self.size).uniform_(1.0, LONGEST_MEMORY))
+        first, second = slice(0, self.size), slice(self.size, 2 * self.size)
+        bias_ih[second] = keep  # the forget gate of an LSTM, the update gate of a GRU
+        bias_hh[second] = 0.0
+        if self.kind == "lstm":  # what is kept for long is written little by little
+            bias_ih[first] = -keep
+            bias_hh[first] = 0.0
 
     @property
     def num_states(self) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tracestore.networks.sites import Vocabulary, is_candidate
+from tracestore.networks.sites import Vocabulary
 from tracestore.traces.layout import Layout, Site
 
 __all__ = ["BatchColumns", "SiteIndex", "SitePlan"]
@@ -88,6 +88,7 @@ class SiteIndex:
 
     def clear(self) -> None:
         """Forget all layouts and addresses."""
+        self._complete: set[int] = set()  # ids of layouts that lack no row
         self._row_of_address: dict[int, int] = {}
         self._slot_of_layout: dict[Layout, int] = {}
         self._modelled = _Ragged(num_columns=6)  # site, value, parameter, number of parameters, row, instance
@@ -99,10 +100,11 @@ class SiteIndex:
         found: dict[str, Site] = {}
         for place in np.unique(np.asarray(layout_index)):
             layout = layouts[place]
-            if layout not in self._slot_of_layout:
-                for site in layout.sites:
-                    if is_candidate(site) and site not in self.vocabulary:
-                        found.setdefault(self.vocabulary.key(site), site)
+            if layout.id not in self._complete:
+                lacking = {self.vocabulary.key(site): site for site in layout.sites if self.vocabulary.lacks(site)}
+                found = {**lacking, **found}
+                if not lacking:
+                    self._complete.add(layout.id)
         return list(found.values())
 
     def plan(self, batch: BatchColumns) -> SitePlan:

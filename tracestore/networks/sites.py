@@ -5,6 +5,7 @@ instance number is not beyond the network's limit. All other controlled sites us
 network.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -50,12 +51,14 @@ class Vocabulary:
     max_instance
         Highest instance number of a base address that is modelled.
     head_of
-        Returns the key of the head that would serve a site; needed where there are hidden rows.
+        Returns the key of the head that would serve a site, or None for one that has no proposal.
 
     Examples
     --------
-    >>> vocabulary = Vocabulary("base", max_instance=16)
+    >>> vocabulary = Vocabulary("base", 16, lambda site: site.family)
     >>> site = Site("gum:mu~Normal#1", SiteKind.SAMPLE, True, "mu", "Normal", (), 2)
+    >>> vocabulary.lacks(site)
+    True
     >>> vocabulary.add(AddressRow(vocabulary.key(site), site.base, "Normal", 1, 1, 2, "Normal", 0, 0, 33, False))
     >>> vocabulary.find(site), vocabulary.instance(site)
     (0, 1)
@@ -65,20 +68,30 @@ class Vocabulary:
         self,
         rows_by: Literal["base", "address"],
         max_instance: int,
-        head_of: Callable[[Site], str | None] = lambda site: None,
+        head_of: Callable[[Site], str | None],
     ) -> None:
         self.rows_by = rows_by
         self.max_instance = max_instance if rows_by == "base" else 1
         self.rows: list[AddressRow] = []
         self.hidden_row_of_head: dict[str, int] = {}
-        self._head_of = head_of
+        self.num_entries = 0
+        """Value entries of all rows."""
+        self.families: dict[str, int] = {}
+        """Position of each family, in order of arrival."""
+        self.head_of = head_of
+        self._num_rows_of_head: Counter[str] = Counter()
         self._row_of_key: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __contains__(self, site: Site) -> bool:
-        return self.key(site) in self._row_of_key
+    def lacks(self, site: Site) -> bool:
+        """Whether a site needs a row that is not there."""
+        return is_candidate(site) and self.key(site) not in self._row_of_key and self.head_of(site) is not None
+
+    def num_rows_of_head(self, head: str) -> int:
+        """Return how many rows a head serves."""
+        return self._num_rows_of_head[head]
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -100,6 +113,9 @@ class Vocabulary:
         else:
             self._row_of_key[row.key] = len(self.rows)
         self.rows.append(row)
+        self.num_entries += row.num_entries
+        self.families.setdefault(row.family, len(self.families))
+        self._num_rows_of_head[row.head] += 1
 
     def find(self, site: Site) -> int:
         """Return the row of a modelled site, or -1 for a site that is not modelled."""
@@ -107,7 +123,7 @@ class Vocabulary:
             return -1
         row = self._row_of_key.get(self.key(site))
         if row is None and self.hidden_row_of_head:
-            row = self.hidden_row_of_head.get(self._head_of(site) or "")
+            row = self.hidden_row_of_head.get(self.head_of(site) or "")
         return -1 if row is None else row
 
     def to_dicts(self) -> list[dict[str, object]]:

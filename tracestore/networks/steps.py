@@ -29,7 +29,6 @@ class RowColumns(NamedTuple):
     head_row: Indices
     size: Indices
     num_elements: Indices
-    num_parameters: Indices
     first_entry: Indices
     num_entries: Indices
     is_discrete: NDArray[np.bool_]
@@ -49,7 +48,6 @@ class RowColumns(NamedTuple):
         """
         rows = vocabulary.rows
         position = {key: index for index, key in enumerate(heads)}
-        families = {family: index for index, family in enumerate(dict.fromkeys(row.family for row in rows))}
 
         def column(values: Iterable[int]) -> Indices:
             return np.array(list(values), np.int64)
@@ -59,11 +57,10 @@ class RowColumns(NamedTuple):
             head_row=column(row.head_row for row in rows),
             size=column(row.size for row in rows),
             num_elements=column(row.num_elements for row in rows),
-            num_parameters=column(row.num_parameters for row in rows),
             first_entry=column(row.first_entry for row in rows),
             num_entries=column(row.num_entries for row in rows),
             is_discrete=np.array([row.is_discrete for row in rows], np.bool_),
-            family=column(families[row.family] for row in rows),
+            family=column(vocabulary.families[row.family] for row in rows),
         )
 
 

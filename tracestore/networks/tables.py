@@ -144,6 +144,11 @@ class StackedMLP(nn.Module):
     def __len__(self) -> int:
         return len(self.bias_in)
 
+    @property
+    def row_size(self) -> int:
+        """Numbers of one row."""
+        return sum(math.prod(table.shape) for table in (self.weight_in, self.bias_in, self.weight_out, self.bias_out))
+
     def grow(self, generators: Sequence[torch.Generator]) -> None:
         """Append one row per generator."""
         num_inputs, num_hidden = self.weight_in.shape

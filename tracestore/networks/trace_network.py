@@ -6,7 +6,6 @@ sites of a prior family at once. There is no loop over traces or over trace type
 Shapes: N traces, P modelled sites, E observation embedding, S value embedding, H core output, I inputs of the core.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from tracestore.networks.heads import head_key, make_head, num_entries
 from tracestore.networks.observations import ObservationEmbedding
 from tracestore.networks.proposals import Head
 from tracestore.networks.site_index import BatchColumns, SiteIndex
-from tracestore.networks.sites import AddressRow, Vocabulary, is_candidate
+from tracestore.networks.sites import AddressRow, Vocabulary
 from tracestore.networks.steps import RowColumns, Steps, make_steps
 from tracestore.networks.tables import Table
 from tracestore.networks.values import make_value_embedding
@@ -86,7 +85,12 @@ class TraceNetwork(nn.Module):
         self.register_buffer("active", torch.ones(0, num_instances, dtype=torch.bool))
         self._columns: RowColumns | None = None
         self._dropout: AddressDropout | None = None
-        self._append(list(rows))
+        known = list(rows)
+        for row in known:
+            if row.head not in self.heads:
+                self.heads[row.head] = make_head(row.head, config)
+            self.vocabulary.add(row)
+        self._fill_tables(known, 0)
 
     def _num_inputs(self) -> int:
         config = self.config
@@ -105,13 +109,13 @@ class TraceNetwork(nn.Module):
 
     def unknown_sites(self, batch: BatchColumns) -> list[Site]:
         """Return one site for every row that a batch needs and the network lacks, in order of appearance."""
-        return self.missing(self.index.unknown_sites(batch.layouts, batch.layout_index))
+        return self.index.unknown_sites(batch.layouts, batch.layout_index)
 
     def missing(self, sites: Iterable[Site]) -> list[Site]:
         """Return the first of the sites for every row that they need and the network lacks."""
         first: dict[str, Site] = {}
         for site in sites:
-            if is_candidate(site) and site not in self.vocabulary and head_key(site, self.config) is not None:
+            if self.vocabulary.lacks(site):
                 first.setdefault(self.vocabulary.key(site), site)
         return list(first.values())
 
@@ -122,40 +126,38 @@ class TraceNetwork(nn.Module):
         longer ones, old rows first.
         """
         rows: list[AddressRow] = []
+        known_families = len(self.vocabulary.families)
         for site in self.missing(sites):
-            row = self._describe(site, rows)
-            if self.config.address_dropout and row.head not in self._heads_with_hidden_row(rows):
-                rows.append(self._describe(site, rows, is_hidden=True))
-                row = self._describe(site, rows)
-            rows.append(row)
-        self._append(rows)
+            key = self.vocabulary.head_of(site)
+            if self.config.address_dropout and key not in self.vocabulary.hidden_row_of_head:
+                rows.append(self._register(site, is_hidden=True))
+            rows.append(self._register(site))
+        self._fill_tables(rows, known_families)
         return len(rows)
 
     def row_bytes(self, sites: Iterable[Site]) -> int:
-        """Return the bytes of the weights that `grow` would add, without adding them."""
-        size_of_head: dict[str, int] = {}
+        """Return about how many bytes of weights `grow` would add, without adding them."""
+        heads: dict[str, Head] = {}
         total = 0
         for site in self.missing(sites):
-            key = head_key(site, self.config) or ""
-            head = self._head(key) if key in self.heads else make_head(key, self.config)
-            tables = [module for module in head.modules() if isinstance(module, Table)]
-            size_of_head[key] = sum(math.prod(table.shape) for table in tables)
+            key = self.vocabulary.head_of(site) or ""
+            head = heads[key] = heads.get(key) or make_head(key, self.config)
             total += self.config.address_size + self.value.size * self._count_entries(site, head)
-            total += size_of_head[key] if self.config.heads == "own" else 0
-        if self.config.heads == "shared":
-            total += sum(size for key, size in size_of_head.items() if key not in self.heads)
+            total += head.mlp.row_size if self.config.heads == "own" else 0
+        # one more for each head: what all rows share, or what serves hidden addresses
+        if self.config.heads == "shared" or self.config.address_dropout:
+            total += sum(head.mlp.row_size for key, head in heads.items() if key not in self.heads)
         return 4 * total
 
-    def _heads_with_hidden_row(self, before: Sequence[AddressRow]) -> set[str]:
-        return {*self.vocabulary.hidden_row_of_head, *(row.head for row in before if row.is_hidden)}
-
-    def _describe(self, site: Site, before: Sequence[AddressRow], *, is_hidden: bool = False) -> AddressRow:
-        key = head_key(site, self.config) or ""
-        head = self._head(key) if key in self.heads else make_head(key, self.config)
-        rows = [*self.vocabulary.rows, *before]
+    def _register(self, site: Site, *, is_hidden: bool = False) -> AddressRow:
+        """Describe a new row and enter it into the vocabulary; its tables are filled later."""
+        key = self.vocabulary.head_of(site) or ""
+        if key not in self.heads:
+            self.heads[key] = make_head(key, self.config).to(self.device)
+        head = self._head(key)
         if is_hidden and site.family == "Categorical":  # room for the most categories that this head serves
             site = replace(site, num_parameters=head.prior_width)
-        return AddressRow(
+        row = AddressRow(
             key=f"?{key}" if is_hidden else self.vocabulary.key(site),
             base="" if is_hidden else site.base,
             family=site.family,
@@ -163,24 +165,24 @@ class TraceNetwork(nn.Module):
             num_elements=site.num_values if self.value.takes_raw_values else head.num_coordinates,
             num_parameters=site.num_parameters,
             head=key,
-            head_row=0 if self.config.heads == "shared" else sum(row.head == key for row in rows),
-            first_entry=sum(row.num_entries for row in rows),
+            head_row=0 if self.config.heads == "shared" else self.vocabulary.num_rows_of_head(key),
+            first_entry=self.vocabulary.num_entries,
             num_entries=self._count_entries(site, head),
             is_discrete=head.is_discrete,
             is_hidden=is_hidden,
         )
+        self.vocabulary.add(row)
+        return row
 
     def _count_entries(self, site: Site, head: Head) -> int:
         is_category = site.family == "Categorical"
         return self.value.count_entries(num_entries(site, head, self.config), site.num_values, is_category=is_category)
 
-    def _append(self, rows: Sequence[AddressRow]) -> None:
-        """Give rows their places in the tables, one append per table."""
+    def _fill_tables(self, rows: Sequence[AddressRow], known_families: int) -> None:
+        """Give rows that the vocabulary has taken in their places in the tables, one append per table."""
         if not rows:
             return
         streams = [self._stream(row.key) for row in rows]
-        known = dict.fromkeys(row.family for row in self.vocabulary.rows)
-        families = [family for family in dict.fromkeys(row.family for row in rows) if family not in known]
         address, entries = [], []
         for row, stream in zip(rows, streams, strict=True):
             address.append(torch.randn(self.config.address_size, generator=stream))
@@ -189,24 +191,20 @@ class TraceNetwork(nn.Module):
             )
         self.address.append(torch.stack(address))
         self.value.entries.append(torch.cat(entries))
-        if families:
-            size = self.config.family_size
-            self.family.append(torch.stack([torch.randn(size, generator=self._stream(name)) for name in families]))
-        for key in dict.fromkeys(row.head for row in rows):
-            self._grow_head(key, [stream for row, stream in zip(rows, streams, strict=True) if row.head == key])
-        for row in rows:
-            self.vocabulary.add(row)
+        for family in list(self.vocabulary.families)[known_families:]:
+            self.family.append(torch.randn(1, self.config.family_size, generator=self._stream(family)))
+        streams_of_head: dict[str, list[torch.Generator]] = {}
+        for row, stream in zip(rows, streams, strict=True):
+            streams_of_head.setdefault(row.head, []).append(stream)
+        for key, found in streams_of_head.items():
+            mlp = self._head(key).mlp
+            if self.config.heads == "own":
+                mlp.grow(found)
+            elif not len(mlp):
+                mlp.grow([self._stream(key)])
         self.active = torch.cat([self.active, self.active.new_ones(len(rows), self.active.shape[1])])
         self._columns = self._dropout = None
         self.index.clear()
-
-    def _grow_head(self, key: str, streams: Sequence[torch.Generator]) -> None:
-        if key not in self.heads:
-            self.heads[key] = make_head(key, self.config).to(self.device)
-            if self.config.heads == "shared":
-                self._head(key).mlp.grow([self._stream(key)])
-        if self.config.heads == "own":
-            self._head(key).mlp.grow(streams)
 
     def _stream(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed((address_id(name) + SEED_STRIDE * self.config.seed) % 2**63)

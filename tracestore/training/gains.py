@@ -92,11 +92,24 @@ def measure_gains(network: ProposalNetwork, batches: Iterable[TensorBatch], comm
         The ranks.
     """
     table = GainTable(*network.active.shape)
-    for batch in batches:
-        if len(batch) and len((steps := network.steps(batch)).trace):
-            log_q = network.site_log_probs(steps, network.embed(batch.observations))
-            gains = (log_q - steps.log_prior).cpu().numpy()
-            is_good = np.isfinite(gains)  # traces without a finite loss are on record elsewhere
-            table.add(steps.row.cpu().numpy()[is_good], steps.instance.cpu().numpy()[is_good], gains[is_good])
+    is_hidden = np.array([row.is_hidden for row in network.vocabulary.rows], np.bool_)
+    for number, batch in enumerate(batches):
+        if len(batch):
+            _add_gains(table, network, batch, None, ~is_hidden)
+            if is_hidden.any():  # the proposals for unseen addresses are measured on addresses that are hidden
+                _add_gains(table, network, batch, number, is_hidden)
     table.sum_over(communicator)
     return table
+
+
+def _add_gains(
+    table: GainTable, network: ProposalNetwork, batch: TensorBatch, hide: int | None, counted_rows: NDArray[np.bool_]
+) -> None:
+    steps = network.steps(batch, hide=hide)
+    if not len(steps.trace):
+        return
+    log_q = network.site_log_probs(steps, network.embed(batch.observations))
+    gains = (log_q - steps.log_prior).cpu().numpy()
+    rows, instances = steps.row.cpu().numpy(), steps.instance.cpu().numpy()
+    counted = np.isfinite(gains) & counted_rows[rows]  # traces without a finite loss are on record elsewhere
+    table.add(rows[counted], instances[counted], gains[counted])

@@ -97,7 +97,8 @@ class Trainer:
         NonFiniteLossError
             When the loss or its gradient is not finite, on all ranks; the network is then unchanged.
         """
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         clock = StepClock()
         with clock.part("forward"):
             parts = self._prepare(batches)
@@ -136,7 +137,7 @@ class Trainer:
         if self.grows:
             unknown = [site for batch in filled for site in self.network.unknown_sites(batch)]
             self.network.grow(agree_on_sites(self.communicator, unknown, key=self.network.vocabulary.key))
-        return [(batch, self.network.steps(batch)) for batch in filled]
+        return [(batch, self.network.steps(batch, hide=self.step)) for batch in filled]
 
     def _touched_rows(self, parts: Sequence[Steps]) -> dict[str, Tensor]:
         """Return the rows of every table that get a gradient here; nobody needs to know on a single rank."""

@@ -22,6 +22,11 @@ class Config:
     nested: ClassVar[Mapping[str, type["Config"]]] = {}
     """Fields that hold a configuration themselves."""
 
+    @classmethod
+    def fields(cls) -> tuple[dataclasses.Field[Any], ...]:
+        """Describe the settings."""
+        return dataclasses.fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
+
     def __post_init__(self) -> None:
         problems = [*self._wrong_choices(), *self._problems()]
         if problems:
@@ -33,7 +38,7 @@ class Config:
 
     def _wrong_choices(self) -> list[str]:
         problems = []
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+        for field in self.fields():
             if get_origin(field.type) is Literal:
                 value, choices = getattr(self, field.name), get_args(field.type)
                 if value not in choices:
@@ -43,7 +48,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values, with the version of this form under ``version``."""
         fields = {}
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in self.fields():
             value = getattr(self, field.name)
             fields[field.name] = _to_json(value)
         return {"version": CONFIG_VERSION, **fields}
@@ -64,7 +69,7 @@ class Config:
                 "Use the release that wrote it."
             )
             raise InvalidInputError(message, version=version)
-        known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = {field.name: field for field in cls.fields()}
         unknown = sorted(set(fields) - set(known) - {"version"})
         if unknown:
             message = f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(known)}."

@@ -166,7 +166,7 @@ class Trainer:
             loss_sum += float(loss.detach())
             with clock.part("backward"):
                 if position < len(parts) - 1:
-                    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                    torch.autograd.backward([loss])
                 else:
                     self.sync.backward(loss)
         return loss_sum, []

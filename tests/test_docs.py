@@ -18,6 +18,7 @@ MODULES = sorted(
 NEEDED = {
     "ts.networks": "tracestore.networks",
     "ts.training": "tracestore.training",
+    "write_training_page": "tracestore.training.training_page",
     "awkward": "tracestore.formats.awkward",
     "hdf5": "tracestore.formats.hdf5",
     'backend="zarr"': "tracestore.formats.zarr",

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -30,7 +31,7 @@ def unbounded() -> None:
 
 
 PROGRAM = Simulator(unbounded, name="unbounded")
-SETTINGS = {"network": TINY, "batch_size": 32, "seed": 4, "patience": None}
+SETTINGS: dict[str, Any] = {"network": TINY, "batch_size": 32, "seed": 4, "patience": None}
 NUM_TRACES = 310
 
 
@@ -57,7 +58,7 @@ def main(folder: str, arguments: str) -> None:
         finish(loop)
         save_file(loop.trainer.network.state_dict(), Path(folder) / f"rank-{rank}.safetensors")
 
-    TrainingLoop.finish = finish_and_save  # type: ignore[method-assign]
+    TrainingLoop.finish = finish_and_save  # type: ignore[assignment,method-assign]
     observer = None
     if "kill_after" in asked:
         observer = call_after(asked.pop("kill_after"), lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -70,7 +71,7 @@ def main(folder: str, arguments: str) -> None:
         store=Path(folder) / "s" if asked.pop("store", False) else None,
         workers=asked.pop("workers", 0),
         observer=observer,
-        config=TrainConfig(**SETTINGS, **asked),  # type: ignore[arg-type]
+        config=TrainConfig(**SETTINGS, **asked),
     )
 
 

@@ -121,10 +121,10 @@ def test_every_setting_is_written():
     [
         ("network.core_sise=3", "no setting `network.core_sise`, the closest are `network.core_size`"),
         ("core_size=3", "no setting `core_size`, the closest is `network.core_size`"),
-        ("seed_=3", "no setting `seed_`, the closest are `seed`"),
+        ("seed_=3", "no setting `seed_`, the closest is `seed`"),
         ("optimiser.kind=adam", "no setting `optimiser`, the closest is `optimizer`"),
-        ("zzz=1", "no setting `zzz`; at the top there are `learning_rate`"),
-        ("network.zzz=1", "no setting `network.zzz`"),
+        ("zzz=1", "no setting `zzz`; at the top there are learning_rate, "),
+        ("network.zzz=1", "no setting `network.zzz`; in the table network there are core, "),
         ("modules=1", "`modules` of your own cannot come from a file; train from Python"),
         ("network.preset=papers", "`network.preset` must be one of 'light', 'paper'; got 'papers'"),
         ("epochs=many", "`epochs` must be a whole number or \"none\"; got 'many'"),

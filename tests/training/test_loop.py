@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tracestore.simulators import Simulator
 from tracestore.training import TrainConfig, load_network, train
 from tracestore.training.history import read_history
 
-QUICK = {"network": TINY, "epochs": 3, "batch_size": 32}
+QUICK: dict[str, Any] = {"network": TINY, "epochs": 3, "batch_size": 32}
 PROGRAM = """
 import sys
 from tests.networks.family_programs import TINY

@@ -18,7 +18,7 @@ import tracestore as ts
 from tests.networks.family_programs import TINY
 from tests.training.online_program import NUM_TRACES, PROGRAM, SETTINGS
 from tracestore.errors import InvalidInputError, SimulatorError, StoreExistsError
-from tracestore.events import PhaseAdvanced, PhaseFinished, PhaseStarted
+from tracestore.events import Event, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.simulators import Simulator, toys
 from tracestore.training import TrainConfig, load_network
 from tracestore.training.history import read_history
@@ -101,9 +101,10 @@ def test_every_trace_is_trained_on_once(whole):
 def test_new_addresses_appear_during_the_training(tmp_path):
     """Otherwise the tests of growth show nothing."""
     store = ts.simulate(PROGRAM, tmp_path / "s", num_traces=NUM_TRACES, seed=SETTINGS["seed"])
+    streams = store.column("stream").astype(np.int64)
     first, last = (
         {site.base for layout in store.take(rows).layouts for site in layout.sites}
-        for rows in (store.column("stream") < 32, store.column("stream") >= 32)
+        for rows in (streams < 32, streams >= 32)
     )
     assert len(last - first) >= 2
 
@@ -180,7 +181,7 @@ def fragile():
 
 
 def test_failed_traces_are_left_out_and_counted(tmp_path):
-    events = []
+    events: list[Event] = []
     network = train_online(
         Simulator(fragile),
         tmp_path / "n",
@@ -230,7 +231,7 @@ def test_a_worker_that_dies_is_an_error_and_the_same_call_continues(tmp_path):
 
 
 def test_observers_are_told_of_simulating_and_training(tmp_path):
-    events = []
+    events: list[Event] = []
     train_online(
         toys.gum,
         tmp_path / "n",

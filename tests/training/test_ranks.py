@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ if World.from_environment().rank == 1:
     fields.update(of_second)
 train(sys.argv[1], sys.argv[2], config=TrainConfig(network=TINY, batch_size=32, **fields))
 """
-SETTINGS = {"epochs": 2, "seed": 4}
+SETTINGS: dict[str, Any] = {"epochs": 2, "seed": 4}
 
 pytestmark = pytest.mark.processes
 

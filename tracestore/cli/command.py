@@ -1,6 +1,6 @@
 """From words to a verb: the parser, the exit status, and what an error or an interruption looks like.
 
-Exit status: 0 good, 1 a problem was found or the work failed, 2 wrong usage, 130 interrupted.
+Exit status: 0 good, 1 a problem was found or the work failed, 2 wrong usage, 130 interrupted, 143 told to stop.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from tracestore.cli.executor_options import add_executor_options
 from tracestore.cli.import_verb import add_import_options, run_import_pyprob
 from tracestore.cli.plan_verb import add_plan_options, run_plan
 from tracestore.cli.sort_verb import run_sort
+from tracestore.cli.train_verb import add_train_options, run_train
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_seed, parse_size
 from tracestore.errors import TracestoreError
 
@@ -99,9 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_plan_options(add(run_plan, only_reads=True))
     add_import_options(add(run_import_pyprob))
 
-    train = add(verbs.run_train)
-    train.add_argument("store", metavar="STORE", help="the store to learn from")
-    train.add_argument("network", metavar="NETWORK", help="the network to write")
+    add_train_options(add(run_train))
 
     infer = add(verbs.run_infer)
     _add_simulator(infer)

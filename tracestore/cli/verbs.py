@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracestore.inference import Posterior
     from tracestore.store.trace_store import TraceStore
 
-__all__ = ["run_infer", "run_report", "run_simulate", "run_train"]
+__all__ = ["run_infer", "run_report", "run_simulate"]
 
 OK = 0
 MARKOV_ENGINES = ("lmh", "rmh")
@@ -53,16 +53,6 @@ def run_simulate(args: argparse.Namespace) -> int:
         )
     print(f"{len(store):,} traces of {simulator.name} in {args.store}")
     _report_failures(store)
-    return OK
-
-
-def run_train(args: argparse.Namespace) -> int:
-    """Train a proposal network on a store."""
-    from tracestore.training import train
-
-    with Progress() as progress:
-        train(args.store, args.network, observer=progress)
-    print(f"network trained on {args.store} in {args.network}")
     return OK
 
 

@@ -21,7 +21,7 @@ from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
-__all__ = ["simulate"]
+__all__ = ["simulate", "simulate_job"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,17 +103,7 @@ def simulate(
     shipped = None if executor is None else ImportableSimulator.of(program)
     chunks = plan_chunks(num_traces, chunk_size)
     streams = TraceStreams(seed, "simulate")
-    job = Job(
-        "simulate",
-        {
-            "simulator": program.name,
-            "fingerprint": program.fingerprint,
-            "num_traces": num_traces,
-            "seed": int(seed),
-            "max_sites": max_sites,
-            "chunk_size": chunks[0].num_traces,
-        },
-    )
+    job = simulate_job(program, num_traces, seed=seed, max_sites=max_sites, chunk_size=chunks[0].num_traces)
     if append:
         store = TraceStore.open(path)
         store.fold()  # streams and chunks go on after all that was sealed
@@ -141,6 +131,21 @@ def simulate(
 
     run_chunks(store, chunks, task, workers=workers, observer=observer)
     return store
+
+
+def simulate_job(program: Simulator, num_traces: int, *, seed: int, max_sites: int, chunk_size: int) -> Job:
+    """Describe the making of a store of prior traces; whoever makes the same chunks may continue it."""
+    return Job(
+        "simulate",
+        {
+            "simulator": program.name,
+            "fingerprint": program.fingerprint,
+            "num_traces": num_traces,
+            "seed": int(seed),
+            "max_sites": max_sites,
+            "chunk_size": chunk_size,
+        },
+    )
 
 
 def _require_same_program(store: TraceStore, program: Simulator) -> None:

@@ -18,7 +18,7 @@ from tracestore.errors import InvalidInputError, SimulatorError, TracestoreError
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-__all__ = ["Report", "share_out"]
+__all__ = ["Report", "share_out", "to_worker_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,14 @@ def share_out(items: Sequence[Item], work: Work[Item], *, workers: int, report: 
         work(iter(items), report)
     else:
         _Pool(len(items), work, min(workers, len(items)), report).run(items)
+
+
+def to_worker_error(error: Exception) -> Exception:
+    """Turn what was raised in a worker, inside the handler, into an error of the library that tells where."""
+    is_ours = isinstance(error, TracestoreError)
+    sent = error if is_ours else SimulatorError(f"A worker failed with {type(error).__name__}: {error}")
+    sent.add_note("in a worker process:\n" + traceback.format_exc())
+    return sent
 
 
 class _Pool:
@@ -144,10 +152,7 @@ def _serve(items: Sequence[Any], work: Work[Any], connection: Connection, inheri
     try:
         work(_received(items, connection), lambda *counts: _send(connection, "report", counts))
     except Exception as error:  # noqa: BLE001  # raised again in the parent
-        known = isinstance(error, TracestoreError)
-        sent = error if known else SimulatorError(f"A worker failed with {type(error).__name__}: {error}")
-        sent.add_note("in a worker process:\n" + traceback.format_exc())
-        _send(connection, "error", sent)
+        _send(connection, "error", to_worker_error(error))
     finally:
         connection.close()
 

@@ -11,6 +11,7 @@ with extra("train"):
 
 from tracestore.networks import NETWORKS, NetworkConfig, ProposalNetwork, load_network
 from tracestore.training.config import TrainConfig
+from tracestore.training.online import train_online
 from tracestore.training.optimizers import OptimizerConfig
 from tracestore.training.run import train
 from tracestore.training.trainer import Trainer
@@ -24,4 +25,5 @@ __all__ = [
     "Trainer",
     "load_network",
     "train",
+    "train_online",
 ]

@@ -55,7 +55,7 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Traceback (most recent call last):
     ...
     tracestore.errors.InvalidInputError: The settings are not valid: there is no setting `network.core_sise`, the
-    closest are `network.core_size`, `network.core`.
+    closest are `network.core_size` and `network.core`.
     """
     fields = {} if path is None else _read_file(Path(path))
     problems: list[str] = []
@@ -215,33 +215,29 @@ def _unknown(name: str) -> str:
             "`modules` of your own cannot come from a file; train from Python, with "
             "tracestore.training.train(modules=...)"
         )
-    known = _all_names()
-    leaf = name.rpartition(".")[2]
-    same_leaf = [one for one in known if one.rpartition(".")[2] == leaf]
-    leaves = {one.rpartition(".")[2]: one for one in known}
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    close += [leaves[one] for one in difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.8)]
-    nearest = list(dict.fromkeys([*same_leaf, *close]))[:3]
+    table, _, leaf = name.rpartition(".")
+    beside = _names(TrainConfig.nested[table]) if table else _names(TrainConfig)
+    if table == "network":
+        beside.append(PRESET)
+    elsewhere = [one for one in _all_names() if one.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(leaf, beside, n=2)
+    nearest = elsewhere or [f"{table}.{one}" if table else one for one in close]
     if not nearest:
-        tables = "`, `".join(_names(TrainConfig))
-        return f"there is no setting `{name}`; at the top there are `{tables}`"
+        there = f"in the table {table}" if table else "at the top"
+        return f"there is no setting `{name}`; {there} there are {', '.join(beside)}"
     verb = "closest is" if len(nearest) == 1 else "closest are"
-    return f"there is no setting `{name}`, the {verb} {', '.join(f'`{one}`' for one in nearest)}"
+    return f"there is no setting `{name}`, the {verb} {' and '.join(f'`{one}`' for one in nearest)}"
 
 
 def _all_names() -> list[str]:
     """All settings, with their tables."""
     nested = TrainConfig.nested
     names = [name for name in _names(TrainConfig) if name not in nested]
-    return [
-        *names,
-        f"network.{PRESET}",
-        *(f"{table}.{name}" for table, kind in nested.items() for name in _names(kind)),
-    ]
+    return [*names, *(f"{table}.{name}" for table, kind in nested.items() for name in _names(kind))]
 
 
 def _names(kind: type[Config]) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # every subclass is a dataclass
+    return [field.name for field in kind.fields()]
 
 
 # -------------------------------------------------------------------------------------------------------- to a text

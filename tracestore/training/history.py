@@ -1,6 +1,7 @@
 """The files in which a training writes what each step did: one JSON object per line."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -59,7 +60,7 @@ class History:
         line: dict[str, object] = {
             "step": record.step,
             "num_traces": total_traces,
-            "loss": None if record.is_skipped else record.loss,
+            "loss": record.loss if math.isfinite(record.loss) else None,
             "validation_loss": validation_loss,
             "learning_rate": record.learning_rate,
             "gradient_norm": None if record.is_skipped else record.gradient_norm,

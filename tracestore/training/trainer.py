@@ -110,7 +110,7 @@ class Trainer:
         loss_sum, num_traces, num_bad, num_stopping = totals.tolist()
         rate = learning_rate(self.config, self.step, self.num_steps, batch_size=self.config.step_size)
         with clock.part("optimize"):
-            norm = self._update(num_traces, rate) if not num_bad else math.nan
+            norm = math.nan if num_bad else self._update(num_traces, rate) if num_traces else 0.0
         found = self._gather_bad(bad_traces) if num_bad else ()
         is_skipped = not math.isfinite(norm)
         if is_skipped:
@@ -120,7 +120,7 @@ class Trainer:
         return StepRecord(
             step=self.step,
             num_traces=int(num_traces),
-            loss=loss_sum / num_traces if not num_bad else math.nan,
+            loss=loss_sum / num_traces if num_traces and not num_bad else math.nan,
             gradient_norm=norm,
             learning_rate=rate,
             bad_traces=found,

@@ -1,0 +1,196 @@
+"""The verb that trains a network, on one rank or on all that a launcher has started. Rooms are imported inside it.
+
+Rank 0 speaks for all: it alone shows progress and results, and what all ranks say alike. What a rank alone has to
+complain about, it says itself, with its number.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from tracestore.cli.words import parse_positive, parse_seed
+from tracestore.errors import ExecutorError, InvalidInputError, TracestoreError, TrainingError, TrainingStoppedError
+from tracestore.progress import Progress
+
+if TYPE_CHECKING:
+    from tracestore.events import Observer
+    from tracestore.networks.network import ProposalNetwork
+    from tracestore.samplers.world import World
+    from tracestore.store.trace_store import TraceStore
+    from tracestore.training.communicator import Communicator
+    from tracestore.training.config import TrainConfig
+
+__all__ = ["add_train_options", "run_train"]
+
+OK, PROBLEM, INTERRUPTED, TERMINATED = 0, 1, 130, 143
+PRESETS = ("light", "paper")
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Give the verb its words.
+
+    Parameters
+    ----------
+    parser
+        The parser of the verb.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_train_options(parser)
+    >>> parser.parse_args(["traces", "network", "--set", "network.core=gru", "--set", "epochs=3"]).set
+    ['network.core=gru', 'epochs=3']
+    """
+    parser.add_argument("store", metavar="STORE", help="the store to learn from")
+    parser.add_argument("network", metavar="NETWORK", help="folder for the network; an unfinished one is continued")
+    parser.add_argument("--config", metavar="FILE", help="settings in TOML; see --print-config")
+    text = "a setting, such as network.core=gru or optimizer.kind=adam_larc; goes before the file, may be repeated"
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help=text)
+    text = "named network to begin with; short for --set network.preset=NAME (default light)"
+    parser.add_argument("--preset", choices=PRESETS, help=text)
+    text = "passes over the store; short for --set epochs=N (default by the size of the store)"
+    parser.add_argument("--epochs", metavar="N", type=parse_positive, help=text)
+    text = "traces of a minibatch, all ranks together; short for --set batch_size=N (default by the size of the store)"
+    parser.add_argument("--batch-size", metavar="N", type=parse_positive, help=text)
+    text = "of the order of the traces and the validation split; short for --set seed=S (default 0)"
+    parser.add_argument("--seed", metavar="S", type=parse_seed, help=text)
+    text = "cpu, cuda (each rank of a machine has one of its own) or cuda:N; short for --set device=D (default cpu)"
+    parser.add_argument("--device", metavar="D", help=text)
+    text = "how ranks talk: torch, mpi, none, or what fits the launcher, torchrun, mpiexec or srun (auto, the default)"
+    parser.add_argument("--ranks-by", choices=("auto", "none", "torch", "mpi"), default="auto", help=text)
+    text = "also write event files for TensorBoard into NETWORK/tensorboard"
+    parser.add_argument("--tensorboard", action="store_true", help=text)
+    text = "when the training is complete, also write a page with pictures; costs nothing more for a finished network"
+    parser.add_argument("--html", metavar="FILE", help=text)
+    text = "print all settings as TOML, those that the size of the store decides included, and exit"
+    parser.add_argument("--print-config", action="store_true", help=text)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train a proposal network on a store; under torchrun or mpiexec, on all ranks together."""
+    rank = _world(args).rank
+    if rank and not args.debug:
+        logging.getLogger("tracestore").setLevel(logging.ERROR)  # rank 0 warns for all
+    try:
+        return _train_together(args)
+    except TrainingStoppedError as error:
+        if not rank:
+            print(f"Stopped after step {error.fields['step']:,}; the same command continues.", file=sys.stderr)
+        return TERMINATED
+    except KeyboardInterrupt:
+        if not rank:
+            raise
+        return INTERRUPTED
+    except (TracestoreError, OSError) as error:
+        if not rank or args.debug:
+            raise
+        # all ranks have the first two; of the third, the rank that is lost tells the cause
+        if not isinstance(error, TrainingError | InvalidInputError | ExecutorError):
+            print(f"tracestore train: error on rank {rank}: {error}", file=sys.stderr)
+        return PROBLEM
+
+
+def _world(args: argparse.Namespace) -> "World":
+    """Tell which rank this is before ranks talk."""
+    from tracestore.samplers.world import World
+
+    return World() if args.ranks_by == "none" else World.from_environment()
+
+
+def _train_together(args: argparse.Namespace) -> int:
+    if args.print_config:
+        return _print_config(args)
+    from tracestore.training.run import train
+
+    if args.html is not None:
+        from tracestore.training.training_page import write_training_page  # first of all: it may not be installed
+    prepared, problem = _prepare_or_tell(args)
+    with ExitStack() as stack:
+        communicator = stack.enter_context(_open(args, "cpu" if prepared is None else prepared[1].device))
+        _require_no_problem(communicator, problem)
+        assert prepared is not None
+        store, config = prepared
+        observer = _observer(args, stack) if not communicator.rank else None
+        network = train(store, args.network, config=config, observer=observer, communicator=communicator)
+    if not communicator.rank:
+        _print_network(args, network)
+        if args.html is not None:
+            write_training_page(args.network, args.html)
+            print(f"page in {args.html}")
+    return OK
+
+
+def _print_config(args: argparse.Namespace) -> int:
+    from tracestore.training.config_file import to_toml
+
+    if not _world(args).rank:
+        print(to_toml(_prepare(args)[1]), end="")
+    return OK
+
+
+def _prepare(args: argparse.Namespace) -> "tuple[TraceStore, TrainConfig]":
+    """Open the store and settle what to train; ranks do not talk yet."""
+    from tracestore.store.trace_store import TraceStore
+    from tracestore.training.config_file import read_config
+    from tracestore.training.job import resolve_config
+
+    short = {"network.preset": args.preset, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed}
+    settings = [*args.set, *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    if args.device is not None:
+        settings.append(f"device={json.dumps(args.device)}")
+    config = read_config(args.config, settings)
+    store = TraceStore.open(args.store)
+    return store, resolve_config(config, store)
+
+
+def _prepare_or_tell(args: argparse.Namespace) -> "tuple[tuple[TraceStore, TrainConfig] | None, str]":
+    """Prepare; on one of several ranks, what is wrong is kept for all of them."""
+    try:
+        return _prepare(args), ""
+    except (TracestoreError, OSError) as error:
+        if not _world(args).is_distributed:
+            raise
+        return None, str(error)
+
+
+def _open(args: argparse.Namespace, device: str) -> "Communicator":
+    from tracestore.training.communicator import open_communicator
+
+    try:
+        return open_communicator(args.ranks_by, device=device)
+    except TracestoreError as error:
+        if rank := _world(args).rank:
+            print(f"tracestore train: error on rank {rank}: {error}", file=sys.stderr)
+        raise
+
+
+def _require_no_problem(communicator: "Communicator", problem: str) -> None:
+    """Refuse on all ranks what is wrong on any, and say it once."""
+    problems = [payload.decode() for payload in communicator.gather(problem.encode())]
+    if len(set(problems)) > 1:
+        problem = " ".join(f"Rank {rank}: {one}" for rank, one in enumerate(problems) if one)
+    if problem:
+        raise InvalidInputError(problem)
+
+
+def _observer(args: argparse.Namespace, stack: ExitStack) -> "Observer":
+    progress = stack.enter_context(Progress())
+    if not args.tensorboard:
+        return progress
+    from tracestore.training.tensorboard import HistoryToTensorBoard
+
+    return stack.enter_context(HistoryToTensorBoard(args.network, progress))
+
+
+def _print_network(args: argparse.Namespace, network: "ProposalNetwork") -> None:
+    print(f"network trained on {args.store} in {args.network}")
+    summary = network.summary
+    print(
+        f"validation loss {summary['validation_loss']:.4f} after step {summary['best_step']:,} of "
+        f"{summary['num_steps']:,}; {summary['num_parameters']:,} parameters"
+    )
+    num_seen, num_proposing = summary["num_seen"], summary["num_proposing"]
+    print(f"{num_proposing:,} of {num_seen:,} addresses have proposals, {num_seen - num_proposing:,} stay at the prior")

@@ -328,7 +328,7 @@ def compare_losses(store, worker, batch_size, epochs, rates):
                 f"| {schedule}, {rate:g} | {stop * batch_size:,} | {mine:.4f} | {theirs:.4f} | {mine - theirs:+.4f} |"
             )
             print(rows[-1], flush=True)
-    prior = -float(dataset[held_out].log_probs.sum()) / len(held_out)
+    prior = -float(network.steps(dataset[held_out]).log_prior.sum()) / len(held_out)
     return rows, prior, len(held_out)
 
 
@@ -358,7 +358,7 @@ def run(store, worker, cases, options):
         print("| learning rate | traces | validation loss | pyprob's | difference |\n|---|---|---|---|---|")
         if cases[0].model == "marsaglia":
             _, prior, count = compare_losses(store, worker, 64, 4, [(1e-3, "constant"), (4e-3, "cosine")])
-            print(f"{count} held-out traces; the loss of the prior is about {prior:.4f}")
+            print(f"{count} held-out traces; the loss of the prior is {prior:.4f}")
         return
     print("| model, network, minibatch, order | traces/s | pyprob | ratio of CPU time | of wall time | at most |")
     print("|---|---|---|---|---|---|")

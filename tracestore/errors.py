@@ -26,6 +26,9 @@ The tree (builtin parents in brackets)::
       ExecutorError                         workers cannot run their tasks, or died
       TrainingError
         NonFiniteLossError
+        TrainingStoppedError                the same call continues
+        NotEnoughMemoryError
+        RankMismatchError
         CheckpointMismatchError
       InferenceError
         DegenerateWeightsError              no draw has weight
@@ -198,7 +201,7 @@ class TrainingStoppedError(TrainingError):
     """A training was told to stop; its checkpoint is written, and the same call continues."""
 
 
-class NotEnoughMemoryError(TrainingError, MemoryError):
+class NotEnoughMemoryError(TrainingError):
     """The network does not fit into the memory that is free."""
 
 

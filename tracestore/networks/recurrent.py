@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from tracestore.networks.packed_lstm import packed_lstm
+
 __all__ = ["RecurrentCore", "RecurrentMemory"]
 
 State = tuple[Tensor, ...]
@@ -106,6 +108,9 @@ class RecurrentCore(nn.Module):
     def _run(self, layer: int, x_PI: Tensor, batch_sizes: Sequence[int]) -> Tensor:
         # the part that does not depend on the state is one product for all sites
         gates_PG = self._project("ih", layer, x_PI)
+        if self.kind == "lstm":
+            weight, bias = (getattr(self.cell, f"{part}_hh_l{layer}") for part in ("weight", "bias"))
+            return packed_lstm(gates_PG + bias, weight, batch_sizes)
         state: State = x_PI.new_zeros(self.num_states, batch_sizes[0], self.size).unbind(0)
         outputs = []
         for gates_BG in torch.split(gates_PG, list(batch_sizes)):

@@ -192,6 +192,7 @@ def open_communicator(
     if kind not in ("auto", "none", "torch", "mpi"):
         message = f"`kind` must be 'auto', 'none', 'torch' or 'mpi'; got {kind!r}."
         raise InvalidInputError(message, argument="kind", found=kind)
+    _require_device(device)
     chosen = _launcher_kind() if kind == "auto" else kind
     if chosen == "torch":
         return TorchCommunicator.open(local_device(device), timeout_seconds=timeout_seconds)
@@ -232,6 +233,17 @@ def local_device(device: str | torch.device, environment: Mapping[str, str] | No
         message = f"The variable {name} must be a whole number; got {variables[name]!r}."
         raise InvalidInputError(message, variable=name)
     return torch.device(found.type, int(variables[name]))
+
+
+def _require_device(device: str | torch.device) -> None:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        message = f"There is no device {device!r}; use cpu, cuda, or cuda with a number such as cuda:1."
+        raise InvalidInputError(message, device=str(device)) from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        message = f"The device {device!s} is not there: this torch, or this machine, has no CUDA; use cpu."
+        raise InvalidInputError(message, device=str(device))
 
 
 def _launcher_kind() -> CommunicatorKind:

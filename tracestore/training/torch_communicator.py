@@ -4,10 +4,12 @@ import datetime as dt
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from tracestore.errors import ExecutorError, InvalidInputError
 from tracestore.samplers.world import World
@@ -32,6 +34,9 @@ class TorchCommunicator:
     >>> TorchCommunicator.is_initialized()
     False
     """
+
+    _num_opened: ClassVar[int] = 0
+    """Groups that this process has opened so far, the same number on all ranks."""
 
     def __init__(self, *, owns_group: bool) -> None:
         self._owns_group = owns_group
@@ -82,14 +87,19 @@ class TorchCommunicator:
                 raise InvalidInputError(message, device=str(device))
             torch.cuda.set_device(device)  # NCCL takes the current device
             backend = "cpu:gloo,cuda:nccl"
+        timeout = dt.timedelta(seconds=timeout_seconds)
         try:
-            distributed.init_process_group(backend, timeout=dt.timedelta(seconds=timeout_seconds))
+            store, rank, num_ranks = next(rendezvous("env://", timeout=timeout))
+            # a group of an earlier training has left its addresses in the store
+            store = PrefixStore(f"tracestore-{cls._num_opened}", store)
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=timeout)
         except (RuntimeError, ValueError) as error:
             message = (
                 f"Rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} does not find the others at "
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {error}; check that all have been started."
             )
             raise ExecutorError(message, rank=os.environ["RANK"]) from error
+        cls._num_opened += 1
         return cls(owns_group=True)
 
     def sum_(self, tensor: Tensor) -> "_TorchHandle":

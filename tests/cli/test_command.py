@@ -20,6 +20,7 @@ VERBS = [
     "plan",
     "import-pyprob",
     "train",
+    "train-online",
     "infer",
     "report",
     "info",

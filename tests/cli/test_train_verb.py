@@ -215,3 +215,26 @@ def test_a_training_that_is_told_to_stop_says_so_and_goes_on(run, traces):
     assert output.startswith("network trained on traces")
     steps = [line["step"] for line in read_history("network")]
     assert steps == list(range(1, len(steps) + 1))
+
+
+# --------------------------------------------------------------------------------------------------------- online
+
+
+def test_a_network_learns_while_a_simulator_runs(run):
+    words = ["--num-traces", 400, "--workers", 1, "--store", "traces", "--batch-size", 50, "--seed", 3, *TINY]
+    status, output, errors = run("train-online", "gum", "network", *words)
+    assert status == 0, errors
+    assert output.splitlines()[0] == "network trained on gum in network"
+    assert len(TraceStore.open("traces")) == 400
+    assert [step["num_traces"] for step in read_history("network")] == [50 * (step + 1) for step in range(8)]
+    assert settings_of("network")["seed"] == 3
+
+
+def test_settings_of_online_training_are_printed_and_refused_alike(run):
+    status, output, _ = run("train-online", "gum", "network", "--num-traces", 10_000, "--print-config", *TINY)
+    assert (status, "batch_size = 64" in output, Path("network").exists()) == (0, True, False)
+    status, _, errors = run("train-online", "gum", "network", "--num-traces", 100, "--set", "network.kore=gru")
+    assert status == 1
+    assert "`network.core`" in errors
+    status, _, errors = run("train-online", "nothing", "network", "--num-traces", 100)
+    assert (status, "nothing" in errors) == (1, True)

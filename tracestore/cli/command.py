@@ -14,7 +14,7 @@ from tracestore.cli.executor_options import add_executor_options
 from tracestore.cli.import_verb import add_import_options, run_import_pyprob
 from tracestore.cli.plan_verb import add_plan_options, run_plan
 from tracestore.cli.sort_verb import run_sort
-from tracestore.cli.train_verb import add_train_options, run_train
+from tracestore.cli.train_verb import add_online_options, add_train_options, run_train, run_train_online
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_seed, parse_size
 from tracestore.errors import TracestoreError
 
@@ -101,6 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_import_options(add(run_import_pyprob))
 
     add_train_options(add(run_train))
+    add_online_options(add(run_train_online))
 
     infer = add(verbs.run_infer)
     _add_simulator(infer)

@@ -16,6 +16,8 @@ from tracestore.errors import ExecutorError, InvalidInputError, TracestoreError,
 from tracestore.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tracestore.events import Observer
     from tracestore.networks.network import ProposalNetwork
     from tracestore.samplers.world import World
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from tracestore.training.communicator import Communicator
     from tracestore.training.config import TrainConfig
 
-__all__ = ["add_train_options", "run_train"]
+__all__ = ["add_online_options", "add_train_options", "run_train", "run_train_online"]
 
 OK, PROBLEM, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 PRESETS = ("light", "paper")
@@ -45,15 +47,43 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     ['network.core=gru', 'epochs=3']
     """
     parser.add_argument("store", metavar="STORE", help="the store to learn from")
+    _add_settings(parser)
+    text = "passes over the store; short for --set epochs=N (default by the size of the store)"
+    parser.add_argument("--epochs", metavar="N", type=parse_positive, help=text)
+
+
+def add_online_options(parser: argparse.ArgumentParser) -> None:
+    """Give the verb that simulates while it trains its words.
+
+    Parameters
+    ----------
+    parser
+        The parser of the verb.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_online_options(parser)
+    >>> parser.parse_args(["gum", "network", "--num-traces", "1000"]).num_traces
+    1000
+    """
+    parser.add_argument("simulator", metavar="SIMULATOR", help="module:object, or the name of a bundled one")
+    _add_settings(parser)
+    text = "traces to simulate and train on, each once"
+    parser.add_argument("--num-traces", metavar="N", type=parse_positive, required=True, help=text)
+    parser.add_argument("--store", metavar="STORE", help="also write the traces into this store")
+    text = "processes of each rank that simulate while the network learns (default 0: between the steps)"
+    parser.add_argument("--workers", metavar="W", type=parse_positive, default=0, help=text)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("network", metavar="NETWORK", help="folder for the network; an unfinished one is continued")
     parser.add_argument("--config", metavar="FILE", help="settings in TOML; see --print-config")
     text = "a setting, such as network.core=gru or optimizer.kind=adam_larc; goes before the file, may be repeated"
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help=text)
     text = "named network to begin with; short for --set network.preset=NAME (default light)"
     parser.add_argument("--preset", choices=PRESETS, help=text)
-    text = "passes over the store; short for --set epochs=N (default by the size of the store)"
-    parser.add_argument("--epochs", metavar="N", type=parse_positive, help=text)
-    text = "traces of a minibatch, all ranks together; short for --set batch_size=N (default by the size of the store)"
+    text = "traces of a minibatch, all ranks together; short for --set batch_size=N (default by the number of traces)"
     parser.add_argument("--batch-size", metavar="N", type=parse_positive, help=text)
     text = "of the order of the traces and the validation split; short for --set seed=S (default 0)"
     parser.add_argument("--seed", metavar="S", type=parse_seed, help=text)
@@ -65,17 +95,26 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tensorboard", action="store_true", help=text)
     text = "when the training is complete, also write a page with pictures; costs nothing more for a finished network"
     parser.add_argument("--html", metavar="FILE", help=text)
-    text = "print all settings as TOML, those that the size of the store decides included, and exit"
+    text = "print all settings as TOML, those that the number of traces decides included, and exit"
     parser.add_argument("--print-config", action="store_true", help=text)
 
 
 def run_train(args: argparse.Namespace) -> int:
     """Train a proposal network on a store; under torchrun or mpiexec, on all ranks together."""
+    return _speak_with_one_voice(args, _train_together)
+
+
+def run_train_online(args: argparse.Namespace) -> int:
+    """Train a proposal network on traces that are simulated meanwhile; on all ranks that a launcher has started."""
+    return _speak_with_one_voice(args, _train_online)
+
+
+def _speak_with_one_voice(args: argparse.Namespace, work: "Callable[[argparse.Namespace], int]") -> int:
     rank = _world(args).rank
     if rank and not args.debug:
         logging.getLogger("tracestore").setLevel(logging.ERROR)  # rank 0 warns for all
     try:
-        return _train_together(args)
+        return work(args)
     except TrainingStoppedError as error:
         if not rank:
             print(f"Stopped after step {error.fields['step']:,}; the same command continues.", file=sys.stderr)
@@ -89,7 +128,7 @@ def run_train(args: argparse.Namespace) -> int:
             raise
         # all ranks have the first two; of the third, the rank that is lost tells the cause
         if not isinstance(error, TrainingError | InvalidInputError | ExecutorError):
-            print(f"tracestore train: error on rank {rank}: {error}", file=sys.stderr)
+            print(f"tracestore {args.command}: error on rank {rank}: {error}", file=sys.stderr)
         return PROBLEM
 
 
@@ -116,7 +155,38 @@ def _train_together(args: argparse.Namespace) -> int:
         observer = _observer(args, stack) if not communicator.rank else None
         network = train(store, args.network, config=config, observer=observer, communicator=communicator)
     if not communicator.rank:
-        _print_network(args, network)
+        _print_network(args, args.store, network)
+        if args.html is not None:
+            write_training_page(args.network, args.html)
+            print(f"page in {args.html}")
+    return OK
+
+
+def _train_online(args: argparse.Namespace) -> int:
+    from tracestore.simulators.catalog import resolve
+    from tracestore.training.config_file import to_toml
+    from tracestore.training.online import resolve_online_config, train_online
+
+    if args.html is not None:
+        from tracestore.training.training_page import write_training_page  # first of all: it may not be installed
+    rank, config = _world(args).rank, _read_settings(args)
+    if args.print_config:
+        if not rank:
+            print(to_toml(resolve_online_config(config, args.num_traces)), end="")
+        return OK
+    with ExitStack() as stack:
+        network = train_online(
+            resolve(args.simulator),
+            args.network,
+            num_traces=args.num_traces,
+            config=config,
+            store=args.store,
+            workers=args.workers,
+            observer=_observer(args, stack) if not rank else None,
+            ranks_by=args.ranks_by,
+        )
+    if not rank:
+        _print_network(args, args.simulator, network)
         if args.html is not None:
             write_training_page(args.network, args.html)
             print(f"page in {args.html}")
@@ -134,16 +204,21 @@ def _print_config(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> "tuple[TraceStore, TrainConfig]":
     """Open the store and settle what to train; ranks do not talk yet."""
     from tracestore.store.trace_store import TraceStore
-    from tracestore.training.config_file import read_config
     from tracestore.training.job import resolve_config
 
-    short = {"network.preset": args.preset, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed}
+    config, store = _read_settings(args), TraceStore.open(args.store)
+    return store, resolve_config(config, store)
+
+
+def _read_settings(args: argparse.Namespace) -> "TrainConfig":
+    from tracestore.training.config_file import read_config
+
+    short = {"network.preset": args.preset, "batch_size": args.batch_size, "seed": args.seed}
+    short["epochs"] = getattr(args, "epochs", None)
     settings = [*args.set, *(f"{name}={value}" for name, value in short.items() if value is not None)]
     if args.device is not None:
         settings.append(f"device={json.dumps(args.device)}")
-    config = read_config(args.config, settings)
-    store = TraceStore.open(args.store)
-    return store, resolve_config(config, store)
+    return read_config(args.config, settings)
 
 
 def _prepare_or_tell(args: argparse.Namespace) -> "tuple[tuple[TraceStore, TrainConfig] | None, str]":
@@ -185,8 +260,8 @@ def _observer(args: argparse.Namespace, stack: ExitStack) -> "Observer":
     return stack.enter_context(HistoryToTensorBoard(args.network, progress))
 
 
-def _print_network(args: argparse.Namespace, network: "ProposalNetwork") -> None:
-    print(f"network trained on {args.store} in {args.network}")
+def _print_network(args: argparse.Namespace, source: str, network: "ProposalNetwork") -> None:
+    print(f"network trained on {source} in {args.network}")
     summary = network.summary
     print(
         f"validation loss {summary['validation_loss']:.4f} after step {summary['best_step']:,} of "

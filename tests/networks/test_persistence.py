@@ -67,3 +67,25 @@ def test_damaged_files_are_refused_by_name(folder):
     (folder / "network.json").write_text("[1]")
     with pytest.raises(CheckpointMismatchError, match="holds list instead of an object"):
         load_network(folder)
+
+
+class Tied(torch.nn.Module):
+    """Uses one weight twice, under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_weights_that_a_module_shares_survive_the_disk(tmp_path, batch):
+    network = ProposalNetwork({"seen": (), "vector": (3,)}, NetworkConfig(core_size=4), modules={"vector": Tied()})
+    network.grow(network.unknown_sites(batch))
+    job = {"job.json": to_json(Job("train", {"simulator": "mixed"}).to_json())}
+    write_folder(tmp_path / "network", {**write_network(network), **job})
+    found = load_network(tmp_path / "network", modules={"vector": Tied()})
+    expected = network.eval().session(observed(batch), 1).log_prob(batch)
+    np.testing.assert_array_equal(found.session(observed(batch), 1).log_prob(batch), expected)

@@ -58,3 +58,15 @@ def test_slots_follow_the_packed_pass(make, inputs):
             half = len(x) // 2
             first, second = memory.advance(slots[half : len(x)], x[half:]), memory.advance(slots[:half], x[:half])
             torch.testing.assert_close(torch.cat([second, first]), outputs[step])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_units_start_with_memories_of_one_to_a_hundred_sites(kind):
+    """Without inputs, what a unit holds fades by its gate: half of the units keep a share over ten sites."""
+    core = RecurrentCore(kind, 4, 200)
+    biases = dict(core.cell.named_parameters())
+    kept = torch.sigmoid((biases["bias_ih_l0"] + biases["bias_hh_l0"])[200:400].detach())
+    lengths = 1.0 / (1.0 - kept)
+    assert float(lengths.min()) >= 2.0
+    assert 90.0 < float(lengths.max()) <= 101.0
+    assert 35.0 < float(lengths.median()) < 65.0

@@ -3,7 +3,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tracestore.training.gains import MIN_SITES, GainTable
+from tests.networks.programs import mixed, simulate, tensors
+from tracestore.networks import NetworkConfig, ProposalNetwork
+from tracestore.training.communicator import SoleProcess
+from tracestore.training.gains import MIN_SITES, GainTable, measure_gains
 
 
 def table_of(gains):
@@ -39,3 +42,18 @@ def test_only_a_clear_gain_counts(gains, expected):
     table = table_of(gains)
     assert table.is_gain()[1, 2] == expected
     assert table.is_gain().sum() == expected
+
+
+def test_hidden_rows_are_measured_on_addresses_that_are_hidden():
+    batch = simulate(mixed, 60)
+    network = ProposalNetwork(
+        {"seen": (), "vector": (3,)}, NetworkConfig(core_size=4, head_size=4, address_dropout=0.5)
+    )
+    network.grow(network.unknown_sites(batch))
+    table = measure_gains(network.eval(), [tensors(batch)], SoleProcess())
+    is_hidden = np.array([row.is_hidden for row in network.vocabulary.rows])
+    counts = table.count.sum(axis=1)
+    # every address counts in full, hidden rows by the share of addresses that are hidden
+    steps = network.steps(batch)
+    assert counts[~is_hidden].sum() == len(steps.trace)
+    assert 0 < counts[is_hidden].sum() < len(steps.trace)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
+import torch
 from safetensors.numpy import load_file
 
 import tracestore as ts
@@ -23,14 +24,18 @@ ROOT = Path(__file__).resolve().parents[2]
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 PROGRAM = """
-import json, sys
+import json, sys, torch
 from tests.networks.family_programs import TINY
 from tracestore.samplers.world import World
 from tracestore.training import TrainConfig, train
 fields, of_second = json.loads(sys.argv[3])
-if World.from_environment().rank == 1:
+rank, modules = World.from_environment().rank, {}
+if of_second.pop("own_module", False):
+    torch.manual_seed(rank)
+    modules["v"] = torch.nn.Linear(3, 5)
+if rank == 1:
     fields.update(of_second)
-train(sys.argv[1], sys.argv[2], config=TrainConfig(network=TINY, batch_size=32, **fields))
+train(sys.argv[1], sys.argv[2], config=TrainConfig(network=TINY, batch_size=32, **fields), modules=modules)
 """
 SETTINGS: dict[str, Any] = {"epochs": 2, "seed": 4}
 
@@ -82,6 +87,15 @@ def test_two_ranks_train_the_network_of_one(store, alone, tmp_path, launcher):
     assert [step["loss"] for step in one] == [step["loss"] for step in two]
     assert all(step["reduced_bytes"] > 0 for step in (*one, *two))
     assert all(step["times"]["sync"] > 0 for step in (*one, *two))
+
+
+def test_a_module_of_the_users_own_starts_from_that_of_rank_0(store, tmp_path):
+    torch.manual_seed(0)
+    config = TrainConfig(network=TINY, batch_size=32, **SETTINGS)
+    train(store, tmp_path / "one", config=config, modules={"v": torch.nn.Linear(3, 5)})
+    status, text = run("torch", 2, store, tmp_path / "two", own_module=True)
+    assert status == 0, text
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
 
 
 def test_ranks_with_other_settings_are_refused(store, tmp_path):

@@ -23,6 +23,7 @@ from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.simulators import Simulator, toys
 from tracestore.traces import Site, SiteKind
 from tracestore.training import NetworkConfig, TrainConfig, load_network, train
+from tracestore.training.history import read_history
 from tracestore.training.trainer import Trainer
 
 QUICK = TrainConfig(network=TINY, epochs=3, batch_size=32)
@@ -239,3 +240,28 @@ def test_a_module_of_the_users_own_is_trained_resumed_and_loaded(store: ts.Trace
     )
     with pytest.raises(CheckpointMismatchError, match="Normalized for observation 'v'"):
         load_network(tmp_path / "whole")
+
+
+def test_a_store_that_has_grown_under_an_unfinished_training_is_refused(tmp_path: Path) -> None:
+    store = ts.simulate(toys.gum, tmp_path / "s", num_traces=200, seed=1)
+    config = TrainConfig(network=TINY, epochs=2, batch_size=32, checkpoint_seconds=1e-6)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PhaseAdvanced):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(store, tmp_path / "n", config=config, observer=interrupt)
+    ts.simulate(toys.gum, tmp_path / "s", num_traces=300, seed=1, append=True)
+    with pytest.raises(StoreExistsError, match="snapshot"):
+        train(tmp_path / "s", tmp_path / "n", config=config)
+
+
+def test_the_order_of_the_minibatches_is_the_one_asked_for(store: ts.TraceStore, tmp_path: Path) -> None:
+    losses = {}
+    for order in ("deck", "random", "sequential"):
+        config = TrainConfig(network=TINY, epochs=1, batch_size=32, batch_order=order)
+        train(store, tmp_path / order, config=config)
+        losses[order] = [step["loss"] for step in read_history(tmp_path / order)]
+    assert len({len(found) for found in losses.values()}) == 1
+    assert len({found[0] for found in losses.values()}) == 3

@@ -1,6 +1,8 @@
 """The training step: parts of a minibatch, precision, averages, and what happens to a loss that is not finite."""
 
 import dataclasses
+import math
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tracestore.errors import NonFiniteLossError
 from tracestore.networks import ProposalNetwork
 from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.training import TrainConfig, Trainer
+from tracestore.training.communicator import SoleProcess
 from tracestore.training.optimizers import OptimizerConfig
 from tracestore.training.trainer import MOST_SKIPPED
 
@@ -183,3 +186,71 @@ def test_validation_without_a_finite_loss_stops_or_is_left_out(traces):
     assert skipping.validate(batches) == pytest.approx(stopping.validate(good), rel=1e-6)
     with pytest.raises(NonFiniteLossError, match="traces 103"):
         skipping.validate([spoiled(traces, [3], 0)])
+
+
+def test_a_step_without_traces_changes_nothing(traces):
+    trainer = make_trainer()
+    trainer.train_step(tensors(traces, range(48)))
+    before = weights(trainer)
+    for batches in ((), (tensors(traces, []),)):
+        record = trainer.train_step(*batches)
+        assert (record.num_traces, record.is_skipped) == (0, False)
+        assert math.isnan(record.loss)
+    for name, tensor in weights(trainer).items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_addresses_are_hidden_while_training_and_by_the_number_of_the_step(traces):
+    config = dataclasses.replace(TINY, address_dropout=0.5)
+    first, second, later = (
+        make_trainer(network=config, learning_rate=1e-12, final_learning_rate=1e-12) for _ in range(3)
+    )
+    later.step = 1
+    batch = tensors(traces, range(48))
+    losses = [trainer.train_step(batch).loss for trainer in (first, second, later)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    assert first.validate([batch]) == pytest.approx(later.validate([batch]), rel=1e-5)
+
+
+def test_an_address_first_met_in_validation_gets_its_row_when_it_is_trained_on(traces):
+    trainer = make_trainer()
+    short = tensors(traces, [index for index in range(48) if len(traces[index].sites) == min(traces.num_sites)])
+    trainer.train_step(short)
+    num_rows = len(trainer.network.vocabulary)
+    trainer.validate([tensors(traces, range(48))])
+    assert len(trainer.network.vocabulary) == num_rows
+    trainer.train_step(tensors(traces, range(48)))
+    assert len(trainer.network.vocabulary) > num_rows
+    assert trainer.network.unknown_sites(tensors(traces, range(48))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
+def test_a_compiled_embedding_learns_the_same(traces):
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    plain, compiled = make_trainer(), make_trainer(compile=True)
+    for _ in range(3):
+        one, two = plain.train_step(tensors(traces, range(48))), compiled.train_step(tensors(traces, range(48)))
+        assert two.loss == pytest.approx(one.loss, rel=1e-5)
+    assert set(weights(plain)) == set(weights(compiled))
+
+
+class Twin(SoleProcess):
+    """Two ranks, of which the other always has ones."""
+
+    num_ranks = 2
+
+    def sum_(self, tensor):
+        tensor += 1
+        return super().sum_(tensor)
+
+
+def test_statistics_of_a_users_module_are_averaged_over_ranks_before_validation():
+    module = torch.nn.BatchNorm1d(3)
+    network = ProposalNetwork({"y": (), "v": (3,)}, TINY, modules={"v": module})
+    trainer = Trainer(network, CONFIG, num_steps=1, communicator=Twin())
+    module.running_mean.fill_(3.0)
+    trainer.validate([])
+    assert module.running_mean.tolist() == [2.0, 2.0, 2.0]

@@ -33,6 +33,7 @@ rank, modules = World.from_environment().rank, {}
 if of_second.pop("own_module", False):
     torch.manual_seed(rank)
     modules["v"] = torch.nn.Linear(3, 5)
+    modules["v"].weight.data *= 100.0
 if rank == 1:
     fields.update(of_second)
 train(sys.argv[1], sys.argv[2], config=TrainConfig(network=TINY, batch_size=32, **fields), modules=modules)
@@ -91,12 +92,11 @@ def test_two_ranks_train_the_network_of_one(store, alone, tmp_path, launcher):
 
 def test_a_module_of_the_users_own_starts_from_that_of_rank_0(store, tmp_path):
     torch.manual_seed(0)
-    config = TrainConfig(network=TINY, batch_size=32, **SETTINGS)
-    train(store, tmp_path / "one", config=config, modules={"v": torch.nn.Linear(3, 5)})
+    module = torch.nn.Linear(3, 5)
+    module.weight.data *= 100.0
+    train(store, tmp_path / "one", config=TrainConfig(network=TINY, batch_size=32, **SETTINGS), modules={"v": module})
     status, text = run("torch", 2, store, tmp_path / "two", own_module=True)
     assert status == 0, text
-    # before the first update, other weights of one of the ranks show in the sixth digit
-    assert losses(tmp_path / "two")[0] == pytest.approx(losses(tmp_path / "one")[0], rel=1e-6)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
 
 

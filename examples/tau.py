@@ -28,8 +28,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tracestore as ts
 from tracestore.events import Event, Observer, PhaseAdvanced, PhaseStarted
 from tracestore.inference import Posterior, RMHConfig
-from tracestore.inference.report import write_report
 from tracestore.progress import Progress
+from tracestore.reports.report import write_report
 from tracestore.simulators.tau import CHANNELS, tau, test_event
 from tracestore.training import NetworkConfig, TrainConfig
 

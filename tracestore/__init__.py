@@ -35,6 +35,7 @@ __all__ = [
     "VonMises",
     "Weibull",
     "__version__",
+    "diagnostics",
     "errors",
     "events",
     "execution",
@@ -46,6 +47,8 @@ __all__ = [
     "networks",
     "observe",
     "pages",
+    "posteriors",
+    "reports",
     "sample",
     "samplers",
     "simulate",
@@ -105,6 +108,7 @@ _TABLE: dict[str, str] = {
     "trace_loader": "tracestore.samplers.torch_loader",
     **dict.fromkeys(
         [
+            "diagnostics",
             "errors",
             "events",
             "execution",
@@ -114,6 +118,8 @@ _TABLE: dict[str, str] = {
             "inference",
             "networks",
             "pages",
+            "posteriors",
+            "reports",
             "samplers",
             "simulators",
             "sorting",
@@ -128,6 +134,7 @@ _TABLE: dict[str, str] = {
 
 if TYPE_CHECKING:
     from tracestore import (
+        diagnostics,
         errors,
         events,
         execution,
@@ -137,6 +144,8 @@ if TYPE_CHECKING:
         inference,
         networks,
         pages,
+        posteriors,
+        reports,
         samplers,
         simulators,
         sorting,

@@ -9,7 +9,7 @@ import pytest
 from tests.inference.providers import RuleProvider
 from tracestore.errors import InferenceError, InvalidInputError, StoreExistsError
 from tracestore.inference import ic
-from tracestore.inference.posterior import Posterior
+from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import Simulator, simulator
 from tracestore.simulators.runtime import observe, sample
 from tracestore.simulators.toys import geometric, gum

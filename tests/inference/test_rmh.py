@@ -14,7 +14,7 @@ import pytest
 from tracestore.errors import InvalidInputError, StoreExistsError
 from tracestore.events import Event, PhaseAdvanced, PhaseStarted
 from tracestore.inference import RMHConfig, lmh, open_posterior, rmh
-from tracestore.inference.posterior import Posterior
+from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import simulator
 from tracestore.simulators.runtime import observe, sample
 from tracestore.simulators.toys import branching, gum, gum_marsaglia

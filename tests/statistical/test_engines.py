@@ -9,10 +9,10 @@ import pytest
 
 from tests.inference.providers import RuleProvider
 from tests.statistical.programs import PROGRAMS, Exact, branching_joint, hmm, hmm_marginals, hmm_observed, rare_success
+from tracestore.diagnostics import chains
+from tracestore.diagnostics.weights import weighted_mcse
 from tracestore.inference import Posterior, RMHConfig, ic, importance, lmh, rmh
-from tracestore.inference import diagnostics as chains
-from tracestore.inference.variable import by_chain
-from tracestore.inference.weights import weighted_mcse
+from tracestore.posteriors.variable import by_chain
 from tracestore.simulators.toys import HMM_OBSERVATIONS, branching, geometric, gum
 from tracestore.traces.distributions import Bernoulli, Distribution, Normal
 from tracestore.traces.layout import Site

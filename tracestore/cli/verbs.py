@@ -106,7 +106,7 @@ def run_report(args: argparse.Namespace) -> int:
     """Show posteriors side by side in one HTML file."""
     from tracestore import inference
     from tracestore.cli.numbers_file import read_numbers
-    from tracestore.inference.report import write_report
+    from tracestore.reports.report import write_report
 
     truth = None
     if args.truth is not None:

@@ -1,9 +1,9 @@
-"""Posteriors over traces: inference engines, the posterior as a weighted view of stores, diagnostics, reports."""
+"""Inference engines: from a simulator and an observation to a store of weighted draws or of Markov chains."""
 
 from tracestore.inference.ic import ic
 from tracestore.inference.importance import importance, prior
-from tracestore.inference.posterior import Posterior, open_posterior
 from tracestore.inference.rmh import lmh, rmh
 from tracestore.inference.rmh_config import RMHConfig
+from tracestore.posteriors.posterior import Posterior, open_posterior
 
 __all__ = ["Posterior", "RMHConfig", "ic", "importance", "lmh", "open_posterior", "prior", "rmh"]

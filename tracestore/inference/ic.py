@@ -16,7 +16,7 @@ from tracestore.execution.waves import Ask, WaveRun, run_waves
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
 from tracestore.inference.conditioning import condition, require_positive, require_same_simulator
 from tracestore.inference.lanes import SEAL_SECONDS
-from tracestore.inference.posterior import Posterior
+from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.simulators.runtime import Value
 from tracestore.store.job import Job

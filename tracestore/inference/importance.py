@@ -11,7 +11,7 @@ from tracestore.execution.streams import TraceStreams
 from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
 from tracestore.inference.conditioning import condition, require_positive
 from tracestore.inference.lanes import SEAL_SECONDS
-from tracestore.inference.posterior import Posterior
+from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath

@@ -18,12 +18,12 @@ from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStart
 from tracestore.execution.pieces import Piece
 from tracestore.execution.streams import TraceStreams
 from tracestore.inference.chain import Chain, Target
-from tracestore.inference.chain_states import last_states
 from tracestore.inference.conditioning import Conditioning, condition, require_positive
 from tracestore.inference.lanes import run_lanes
 from tracestore.inference.moves import Role, role_of
-from tracestore.inference.posterior import Posterior
 from tracestore.inference.rmh_config import MOVES, RMHConfig
+from tracestore.posteriors.chain_states import last_states
+from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath

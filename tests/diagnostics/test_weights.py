@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tracestore.errors import InvalidInputError
-from tracestore.inference.weights import (
+from tracestore.diagnostics.weights import (
     kish_ess,
     log_evidence,
     normalized_weights,
@@ -15,6 +14,7 @@ from tracestore.inference.weights import (
     weighted_quantile,
     weighted_variance,
 )
+from tracestore.errors import InvalidInputError
 
 
 def test_kish() -> None:

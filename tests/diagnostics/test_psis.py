@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # exported all the same
 
+from tracestore.diagnostics.psis import khat_threshold, pareto_khat, smooth_log_weights
 from tracestore.errors import InvalidInputError
-from tracestore.inference.psis import khat_threshold, pareto_khat, smooth_log_weights
 
 
 @pytest.mark.parametrize("num_draws", [60, 225, 226, 5000])

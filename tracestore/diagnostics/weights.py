@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tracestore.diagnostics.chains import FloatArray
 from tracestore.errors import InvalidInputError
-from tracestore.inference.diagnostics import FloatArray
 
 __all__ = [
     "Estimate",

@@ -8,14 +8,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tracestore.diagnostics import chains
+from tracestore.diagnostics.psis import pareto_khat
+from tracestore.diagnostics.weights import Estimate, kish_ess, log_evidence, normalized_weights
 from tracestore.errors import DegenerateWeightsError, DiagnosticError, InvalidInputError
-from tracestore.inference import diagnostics
-from tracestore.inference.chain_states import last_states
-from tracestore.inference.draw_table import CHAIN_ENGINES, DrawTable, common_engine
-from tracestore.inference.psis import pareto_khat
-from tracestore.inference.summary import MoveAcceptance, Summary
-from tracestore.inference.variable import MAX_ELEMENTS, Draws, Number, Variable, by_chain
-from tracestore.inference.weights import Estimate, kish_ess, log_evidence, normalized_weights
+from tracestore.posteriors.chain_states import last_states
+from tracestore.posteriors.draw_table import CHAIN_ENGINES, DrawTable, common_engine
+from tracestore.posteriors.summary import MoveAcceptance, Summary
+from tracestore.posteriors.variable import MAX_ELEMENTS, Draws, Number, Variable, by_chain
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
@@ -211,7 +211,7 @@ class Posterior:
         """
         if self.is_weighted:
             return kish_ess(self.log_weights)
-        sizes = [diagnostics.ess(by_chain(self._table.column("log_likelihood"), self._table.chain))]
+        sizes = [chains.ess(by_chain(self._table.column("log_likelihood"), self._table.chain))]
         for variable in map(self._variable, self.names):
             if math.prod(variable.shape) <= MAX_ELEMENTS:
                 sizes += variable.finite_sizes()

@@ -9,16 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tracestore.errors import DegenerateWeightsError, InvalidInputError, TracestoreError
-from tracestore.inference import diagnostics
-from tracestore.inference.summary import SummaryRow
-from tracestore.inference.weights import (
+from tracestore.diagnostics import chains
+from tracestore.diagnostics.weights import (
     kish_ess,
     weighted_mcse,
     weighted_mean,
     weighted_quantile,
     weighted_variance,
 )
+from tracestore.errors import DegenerateWeightsError, InvalidInputError, TracestoreError
+from tracestore.posteriors.summary import SummaryRow
 
 __all__ = ["MAX_ELEMENTS", "Draws", "Number", "Variable", "by_chain"]
 
@@ -118,27 +118,27 @@ class Variable:
 
     def is_constant(self) -> bool:
         """Tell whether the draws with weight never vary."""
-        return diagnostics.is_constant(self.values[self.weights > 0.0])
+        return chains.is_constant(self.values[self.weights > 0.0])
 
     def ess(self) -> Number:
         """Return Kish's size of the weights, or the bulk size over the chains."""
-        return self._over_chains(diagnostics.ess) if self.has_chains else kish_ess(_log(self.weights))
+        return self._over_chains(chains.ess) if self.has_chains else kish_ess(_log(self.weights))
 
     def mcse(self) -> Number:
         """Return the Monte-Carlo standard error of the mean."""
         if self.has_chains:
-            return self._over_chains(diagnostics.mcse)
+            return self._over_chains(chains.mcse)
         errors = [weighted_mcse(column, _log(self.weights)) for column in self._columns]
         return _number(np.reshape(errors, self.shape))
 
     def rhat(self) -> Number:
         """Return the rank-normalized split R-hat over the chains."""
-        return self._over_chains(diagnostics.rhat)
+        return self._over_chains(chains.rhat)
 
     def finite_sizes(self) -> list[float]:
         """Return the bulk sizes of the elements that vary and have enough draws to judge."""
         matrices = [by_chain(column, self.draws.chain) for column in self._columns]
-        sizes = [diagnostics.ess(matrix) for matrix in matrices if matrix.shape[1] >= diagnostics.MIN_DRAWS]
+        sizes = [chains.ess(matrix) for matrix in matrices if matrix.shape[1] >= chains.MIN_DRAWS]
         return [size for size in sizes if not math.isnan(size)]
 
     def summary_rows(self, probabilities: Sequence[float]) -> list[SummaryRow]:
@@ -166,17 +166,17 @@ class Variable:
 
     def _judge(self, column: Column) -> tuple[float | None, float | None, float | None, str]:
         """Size, error and R-hat of one element, None where they do not apply, with the reason."""
-        if diagnostics.is_constant(column[self.weights > 0.0]):
+        if chains.is_constant(column[self.weights > 0.0]):
             return None, None, None, "constant"
         if not self.has_chains:
             log_weights = _log(self.weights)
             return kish_ess(log_weights), weighted_mcse(column, log_weights), None, ""
         matrix = by_chain(column, self.draws.chain)
         try:
-            ess, mcse = diagnostics.ess(matrix), diagnostics.mcse(matrix)
+            ess, mcse = chains.ess(matrix), chains.mcse(matrix)
         except TracestoreError as error:
             return None, None, None, str(error)
-        return ess, mcse, diagnostics.rhat(matrix) if len(matrix) > 1 else None, ""
+        return ess, mcse, chains.rhat(matrix) if len(matrix) > 1 else None, ""
 
     @cached_property
     def _columns(self) -> Column:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tracestore.inference.report_data import Engine, Marginal, Variable, make_marginal, make_variable
-from tracestore.inference.report_verdict import (
+from tracestore.reports.data import Engine, Marginal, Variable, make_marginal, make_variable
+from tracestore.reports.verdict import (
     Judgement,
     Verdict,
     compare,

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from tracestore.diagnostics import chains as diagnostics
 from tracestore.errors import DegenerateWeightsError, DiagnosticError, InvalidInputError
-from tracestore.inference import diagnostics
-from tracestore.inference.summary import Summary
-from tracestore.inference.variable import Draws, Variable, by_chain
+from tracestore.posteriors.summary import Summary
+from tracestore.posteriors.variable import Draws, Variable, by_chain
 
 
 def weighted(values: object, weights: list[float]) -> Variable:

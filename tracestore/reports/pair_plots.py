@@ -6,7 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracestore._extras import extra
-from tracestore.inference.plots import (
+from tracestore.diagnostics.weights import weighted_quantile
+from tracestore.pages.figures import INK, figure_style, to_svg
+from tracestore.reports.data import Engine, Variable, top_categories
+from tracestore.reports.plots import (
     DASHES,
     TRUTH,
     TRUTH_DASHES,
@@ -17,9 +20,6 @@ from tracestore.inference.plots import (
     plain,
     wrapped,
 )
-from tracestore.inference.report_data import Engine, Variable, top_categories
-from tracestore.inference.weights import weighted_quantile
-from tracestore.pages.figures import INK, figure_style, to_svg
 
 with extra("report"):
     from matplotlib.axes import Axes

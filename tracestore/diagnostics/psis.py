@@ -9,8 +9,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from tracestore.diagnostics.chains import FloatArray
 from tracestore.errors import InvalidInputError
-from tracestore.inference.diagnostics import FloatArray
 
 __all__ = ["khat_threshold", "pareto_khat", "smooth_log_weights"]
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tracestore.inference.report_numbers import (
+from tracestore.reports.numbers import (
     flatten_fields,
     format_number,
     format_seconds,

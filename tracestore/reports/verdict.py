@@ -10,8 +10,8 @@ from itertools import combinations
 
 import numpy as np
 
-from tracestore.inference.report_data import Engine, Marginal, Variable
-from tracestore.inference.report_numbers import format_rhat
+from tracestore.reports.data import Engine, Marginal, Variable
+from tracestore.reports.numbers import format_rhat
 
 __all__ = [
     "Agreement",

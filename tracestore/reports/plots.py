@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracestore._extras import extra
-from tracestore.inference.report_data import COLORS, Engine, History, Marginal, Variable, top_categories
-from tracestore.inference.report_numbers import format_rhat
-from tracestore.inference.weights import weighted_quantile
+from tracestore.diagnostics.weights import weighted_quantile
 from tracestore.pages.figures import INK, figure_style, to_svg
+from tracestore.reports.data import COLORS, Engine, History, Marginal, Variable, top_categories
+from tracestore.reports.numbers import format_rhat
 
 with extra("report"):
     from matplotlib.axes import Axes

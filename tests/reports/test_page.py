@@ -11,9 +11,7 @@ pytest.importorskip("matplotlib")
 
 import matplotlib as mpl
 
-from tracestore.inference.plots import bin_edges, chains_svg, loss_svg, marginal_svg, weights_svg
-from tracestore.inference.plots_pairs import joint_draws, pairs_svg
-from tracestore.inference.report_data import (
+from tracestore.reports.data import (
     COLORS,
     DASHES,
     Engine,
@@ -23,8 +21,10 @@ from tracestore.inference.report_data import (
     make_marginal,
     make_variable,
 )
-from tracestore.inference.report_page import Page, render_page
-from tracestore.inference.report_verdict import compare, describe_agreement, judge
+from tracestore.reports.page import Page, render_page
+from tracestore.reports.pair_plots import joint_draws, pairs_svg
+from tracestore.reports.plots import bin_edges, chains_svg, loss_svg, marginal_svg, weights_svg
+from tracestore.reports.verdict import compare, describe_agreement, judge
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

@@ -13,8 +13,8 @@ from tracestore.errors import (
     InvalidInputError,
     UnknownAddressError,
 )
-from tracestore.inference.posterior import Posterior
-from tracestore.inference.report_data import COLORS, DASHES, Engine, Marginal, RunFacts, make_marginal
+from tracestore.posteriors.posterior import Posterior
+from tracestore.reports.data import COLORS, DASHES, Engine, Marginal, RunFacts, make_marginal
 from tracestore.traces.layout import SiteKind
 
 __all__ = ["choose_names", "label_posteriors", "read_engine"]

@@ -6,8 +6,10 @@ from html import escape
 
 import numpy as np
 
-from tracestore.inference.report_data import Engine, Marginal, Variable
-from tracestore.inference.report_numbers import (
+from tracestore.diagnostics.weights import weighted_quantile
+from tracestore.pages import render_document
+from tracestore.reports.data import Engine, Marginal, Variable
+from tracestore.reports.numbers import (
     MINUS,
     NONE,
     flatten_fields,
@@ -17,9 +19,7 @@ from tracestore.inference.report_numbers import (
     format_share,
     format_with_error,
 )
-from tracestore.inference.report_verdict import Agreement, Judgement, Verdict, describe_trust
-from tracestore.inference.weights import weighted_quantile
-from tracestore.pages import render_document
+from tracestore.reports.verdict import Agreement, Judgement, Verdict, describe_trust
 
 __all__ = ["Page", "render_page"]
 

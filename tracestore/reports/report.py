@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from tracestore.errors import InvalidInputError
-from tracestore.inference.plots import chains_svg, is_wide, loss_svg, marginal_svg, weights_svg
-from tracestore.inference.plots_pairs import pairs_svg
-from tracestore.inference.posterior import Posterior
-from tracestore.inference.report_data import Engine, History, Variable, make_variable
-from tracestore.inference.report_gather import choose_names, label_posteriors, read_engine
-from tracestore.inference.report_numbers import format_number
-from tracestore.inference.report_page import Page, render_page
-from tracestore.inference.report_verdict import Verdict, compare, describe_agreement, describe_truth, judge
 from tracestore.pages import write_page
+from tracestore.posteriors.posterior import Posterior
+from tracestore.reports.data import Engine, History, Variable, make_variable
+from tracestore.reports.gather import choose_names, label_posteriors, read_engine
+from tracestore.reports.numbers import format_number
+from tracestore.reports.page import Page, render_page
+from tracestore.reports.pair_plots import pairs_svg
+from tracestore.reports.plots import chains_svg, is_wide, loss_svg, marginal_svg, weights_svg
+from tracestore.reports.verdict import Verdict, compare, describe_agreement, describe_truth, judge
 from tracestore.store.job import Job
 
 __all__ = ["write_report"]
@@ -79,7 +79,7 @@ def write_report(
     Examples
     --------
     >>> import tempfile, tracestore as ts
-    >>> from tracestore.inference.report import write_report
+    >>> from tracestore.reports.report import write_report
     >>> from tracestore.simulators.toys import gum
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     posterior = ts.inference.importance(gum, {"obs0": 8, "obs1": 9}, folder + "/post", num_draws=200)

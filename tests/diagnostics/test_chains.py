@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # exported all the same
 
-from tracestore.errors import DiagnosticError, InvalidInputError
-from tracestore.inference.diagnostics import (
+from tracestore.diagnostics.chains import (
     autocorrelation,
     ess,
     is_constant,
     mcse,
     rhat,
 )
+from tracestore.errors import DiagnosticError, InvalidInputError
 
 
 def independent(rng: np.random.Generator) -> np.ndarray:

@@ -10,8 +10,8 @@ pytest.importorskip("matplotlib")
 
 import tracestore as ts
 from tracestore.errors import InvalidInputError
-from tracestore.inference.report import write_report
-from tracestore.inference.report_numbers import format_with_error
+from tracestore.reports.numbers import format_with_error
+from tracestore.reports.report import write_report
 
 OBSERVED = {"obs0": 8.0, "obs1": 9.0}
 HISTORY = [

@@ -8,24 +8,11 @@ import pytest
 
 import tracestore as ts
 from tracestore.errors import InferenceError
-from tracestore.execution import Ask, TraceStreams, WaveRun, run_waves
+from tracestore.execution import TraceStreams, WaveRun, run_waves
 from tracestore.simulators import Simulator, toys
 from tracestore.simulators.runtime import Value
 from tracestore.traces import Site, Trace, TraceBatch
 from tracestore.traces.distributions import Distribution
-
-
-class Controller:
-    """Draws from the proposal it is given."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.previous: Value | None = None
-
-    def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
-        proposal = self.ask(site, prior, self.previous)
-        value = self.previous = (proposal or prior).sample(rng)
-        return value, prior.log_prob(value)
 
 
 class Session:
@@ -34,6 +21,9 @@ class Session:
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.sums: dict[int, float] = {}
+
+    def assign(self, slot: int, observation: int) -> None:
+        pass
 
     def propose(
         self,
@@ -49,7 +39,7 @@ class Session:
             answers.append(ts.Normal(self.sums[slot], 1.0) if isinstance(prior, ts.Normal) else None)
         return answers
 
-    def log_prob(self, batch: TraceBatch) -> np.ndarray:
+    def log_prob(self, batch: TraceBatch, observation: int | np.ndarray = 0) -> np.ndarray:
         return np.zeros(len(batch))
 
 
@@ -63,8 +53,8 @@ def walk() -> float:
 
 def wave(program: Simulator, session: Session, num_slots: int, num_runs: int = 50) -> list[Trace]:
     streams = TraceStreams(1, "test")
-    runs = [WaveRun(stream, streams.generator(stream), Controller) for stream in range(num_runs)]
-    return run_waves(program, session, runs, observations={}, num_slots=num_slots)
+    runs = [WaveRun(stream, streams.generator(stream), {}) for stream in range(num_runs)]
+    return run_waves(program, session, runs, num_slots=num_slots)
 
 
 @pytest.mark.parametrize("num_slots", [2, 7, 64])

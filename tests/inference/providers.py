@@ -23,7 +23,9 @@ class RuleProvider:
         self.job = Job("train", {"simulator": program.name, "fingerprint": program.fingerprint, **fields})
         self.sessions: list[RuleSession] = []
 
-    def session(self, observations: Mapping[str, np.ndarray], num_slots: int) -> "RuleSession":
+    def session(
+        self, observations: Sequence[Mapping[str, np.ndarray]], num_slots: int, *, amortize_rejection: bool = False
+    ) -> "RuleSession":
         self.sessions.append(RuleSession(self.rule, num_slots))
         return self.sessions[-1]
 
@@ -35,6 +37,9 @@ class RuleSession:
         self.calls: list[int] = []
         self.num_scored = 0
         self.is_running: set[int] = set()
+
+    def assign(self, slot: int, observation: int) -> None:
+        assert 0 <= slot < self.num_slots
 
     def propose(
         self,
@@ -52,7 +57,7 @@ class RuleSession:
             self.is_running.add(slot)
         return [self.rule(*request) for request in zip(sites, priors, previous, strict=True)]  # type: ignore[arg-type]
 
-    def log_prob(self, batch: TraceBatch) -> np.ndarray:
+    def log_prob(self, batch: TraceBatch, observation: int | np.ndarray = 0) -> np.ndarray:
         self.num_scored += len(batch)
         return np.array([self._score(batch, row) for row in range(len(batch))])
 

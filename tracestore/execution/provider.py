@@ -15,7 +15,18 @@ __all__ = ["ProposalProvider", "ProposalSession"]
 
 
 class ProposalSession(Protocol):
-    """Proposals for one observation, with the recurrent state of all running simulators."""
+    """Proposals for one or more observations, with the recurrent state of all running simulators."""
+
+    def assign(self, slot: int, observation: int) -> None:
+        """Say for which observation a slot runs from its next trace on; for the first one until told otherwise.
+
+        Parameters
+        ----------
+        slot
+            The slot.
+        observation
+            Number of the observation, as they were given to `ProposalProvider.session`.
+        """
 
     def propose(
         self,
@@ -46,13 +57,15 @@ class ProposalSession(Protocol):
             One proposal for each slot; None stands for the prior.
         """
 
-    def log_prob(self, batch: TraceBatch) -> NDArray[np.float64]:
+    def log_prob(self, batch: TraceBatch, observation: int | NDArray[np.int64] = 0) -> NDArray[np.float64]:
         """Score recorded traces under the proposals.
 
         Parameters
         ----------
         batch
             N traces.
+        observation
+            Number of the observation to score them for: one for all, or one a trace, shape ``(N,)``.
 
         Returns
         -------
@@ -73,15 +86,23 @@ class ProposalProvider(Protocol):
     def base_addresses(self) -> Collection[str]:
         """Base addresses that it was trained on."""
 
-    def session(self, observations: Mapping[str, NDArray[np.generic]], num_slots: int) -> ProposalSession:
-        """Start proposing for one observation.
+    def session(
+        self,
+        observations: Sequence[Mapping[str, NDArray[np.generic]]],
+        num_slots: int,
+        *,
+        amortize_rejection: bool = False,
+    ) -> ProposalSession:
+        """Start proposing for one or more observations, which are embedded once.
 
         Parameters
         ----------
         observations
-            Observed values by name.
+            Observed values by name, for each observation.
         num_slots
             Runs that may be in flight at once.
+        amortize_rejection
+            Whether to propose inside rejection loops, too; otherwise the prior proposes there.
 
         Raises
         ------

@@ -8,29 +8,21 @@ that is not reentrant runs one trace at a time.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from greenlet import getcurrent, greenlet
 from numpy.typing import NDArray
 
+from tracestore.execution.proposing import Ask, Previous, ProposalController
 from tracestore.execution.provider import ProposalSession
 from tracestore.simulators.base import MAX_SITES, Simulator, execute
-from tracestore.simulators.runtime import Controller, Recorder, activate
+from tracestore.simulators.runtime import Recorder, activate
 from tracestore.traces.distributions import Distribution
 from tracestore.traces.layout import Site
 from tracestore.traces.trace import Trace
 
-__all__ = ["Ask", "WaveRun", "run_waves"]
-
-Previous = float | NDArray[np.float64] | None
-
-
-class Ask(Protocol):
-    """Asks the proposal session for one site; given to the controller of a run."""
-
-    def __call__(self, site: Site, prior: Distribution, previous: Previous) -> Distribution | None:
-        """Return the proposal, or None for the prior."""
+__all__ = ["WaveRun", "run_waves"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +33,10 @@ class WaveRun:
     """Number of its random stream."""
     rng: np.random.Generator
     """Its own generator; runs in flight must not share one."""
-    make_controller: Callable[[Ask], Controller]
-    """Makes its controller, which may ask for proposals."""
+    observations: Mapping[str, NDArray[np.generic]] | None
+    """Values of the named observes."""
+    observation: int = 0
+    """Number of these observations within the session."""
 
 
 def run_waves(
@@ -50,9 +44,9 @@ def run_waves(
     session: ProposalSession,
     runs: Sequence[WaveRun],
     *,
-    observations: Mapping[str, NDArray[np.generic]] | None,
     num_slots: int = 64,
     max_sites: int = MAX_SITES,
+    make_controller: Callable[[Ask], ProposalController] = ProposalController,
 ) -> list[Trace]:
     """Run traces whose draws come from a proposal session.
 
@@ -64,17 +58,18 @@ def run_waves(
         Source of the proposals, with at least ``num_slots`` slots.
     runs
         The traces to run.
-    observations
-        Values of the named observes.
     num_slots
         Runs in flight at once, when the simulator is reentrant.
     max_sites
         Length cap of a trace.
+    make_controller
+        Makes the controller of a run, which asks for proposals.
 
     Returns
     -------
     list of Trace
-        In the order of ``runs``.
+        In the order of ``runs``; ``log_proposal`` is the log density of the controlled draws under what they were drawn
+        from.
 
     Raises
     ------
@@ -83,14 +78,18 @@ def run_waves(
     """
 
     def recorder(run: WaveRun, ask: Ask) -> Recorder:
-        return Recorder(run.make_controller(ask), run.rng, observations, max_sites)
+        return Recorder(make_controller(ask), run.rng, run.observations, max_sites)
 
     if not program.is_reentrant or num_slots == 1 or len(runs) == 1:
 
         def ask_now(site: Site, prior: Distribution, previous: Previous) -> Distribution | None:
             return session.propose([0], [site], [prior], [previous])[0]
 
-        return [execute(program, recorder(run, ask_now), run.stream) for run in runs]
+        traces = []
+        for run in runs:
+            session.assign(0, run.observation)
+            traces.append(_finished(program, recorder(run, ask_now), run))
+        return traces
     wave = _Wave(program, session, recorder, iter(enumerate(runs)))
     return wave.run(min(num_slots, len(runs)), len(runs))
 
@@ -164,6 +163,7 @@ class _Wave:
         for index, run in self.pending:
             slot.recorder = self.recorder(run, slot.ask)
             slot.index = index
+            self.session.assign(slot.number, run.observation)
             slot.task = greenlet(lambda slot=slot, run=run: self._finish(slot, run))
             slot.seconds = 0.0
             slot.run()
@@ -179,4 +179,11 @@ class _Wave:
 
     def _finish(self, slot: _Slot, run: WaveRun) -> None:
         if slot.recorder is not None:
-            self.traces[slot.index] = execute(self.program, slot.recorder, run.stream)
+            self.traces[slot.index] = _finished(self.program, slot.recorder, run)
+
+
+def _finished(program: Simulator, recorder: Recorder, run: WaveRun) -> Trace:
+    trace = execute(program, recorder, run.stream)
+    if isinstance(recorder.controller, ProposalController):
+        trace.log_proposal = recorder.controller.log_proposal
+    return trace

@@ -1,6 +1,6 @@
 """What is checked before an engine runs: observations against the simulator, a network against the simulator."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from tracestore.store.job import Job
 from tracestore.traces.layout import SiteKind
 from tracestore.traces.trace import Trace, TraceStatus
 
-__all__ = ["Conditioning", "condition", "require_positive", "require_same_simulator"]
+__all__ = ["Conditioning", "condition", "condition_many", "require_positive", "require_same_simulator"]
 
 MAX_PROBES = 16
 """Prior runs in which an observation name must show up; fewer suffice when all do earlier."""
@@ -26,12 +26,17 @@ _MIN_PROBES = 3
 class Conditioning:
     """Checked observations and what the check learned about the simulator."""
 
-    observations: Mapping[str, NDArray[np.generic]]
-    """By name, of the shape and floating type that the simulator uses; read-only."""
+    several: tuple[Mapping[str, NDArray[np.generic]], ...]
+    """Each by name, of the shape and floating type that the simulator uses; read-only."""
     digest: str
     """Hex digest of names, shapes and values."""
     probes: tuple[Trace, ...]
-    """Conditioned prior runs."""
+    """Prior runs, conditioned on the first observations."""
+
+    @property
+    def observations(self) -> Mapping[str, NDArray[np.generic]]:
+        """The only ones, or the first."""
+        return self.several[0]
 
 
 class _Trained(Protocol):
@@ -76,19 +81,43 @@ def condition(
     >>> sorted(condition(gum, {"obs0": 8.0, "obs1": 9.0}, seed=1).observations)
     ['obs0', 'obs1']
     """
-    arrays = {name: _numeric(name, value) for name, value in _items(observations)}
+    return condition_many(program, [observations], seed=seed, max_sites=max_sites)
+
+
+def condition_many(
+    program: Simulator, several: Sequence[Mapping[str, ArrayLike]], *, seed: int, max_sites: int = MAX_SITES
+) -> Conditioning:
+    """Check several observations, each of which conditions runs of its own; see `condition`.
+
+    Parameters
+    ----------
+    program, seed, max_sites
+        As in `condition`.
+    several
+        Observed values by name, for each observation; all have the same names.
+
+    Raises
+    ------
+    InvalidInputError, SimulatorError
+        As in `condition`.
+    """
+    if isinstance(several, Mapping) or len(several) == 0:
+        message = f"`observations` must be a list of at least one mapping from names to values; got {several!r:.60}."
+        raise InvalidInputError(message, argument="observations")
+    arrays = [{name: _numeric(name, value) for name, value in _items(one)} for one in several]
+    _require_same_names(arrays)
     streams = TraceStreams(seed, "probe")
     traces: list[Trace] = []
     seen: dict[str, NDArray[np.generic]] = {}
     for stream in range(MAX_PROBES):
         traces.append(run_trace(program, PriorController(), streams.generator(stream), max_sites=max_sites))
         seen |= _conditionable(traces[-1])
-        if stream + 1 >= _MIN_PROBES and all(name in seen for name in arrays):
+        if stream + 1 >= _MIN_PROBES and all(name in seen for name in arrays[0]):
             break
     _require_one_run(program, traces)
-    _require_known(program, arrays, seen)
-    given = {name: _as_simulated(name, array, seen[name]) for name, array in arrays.items()}
-    probes = tuple(_conditioned_run(program, given, streams, stream, max_sites) for stream in range(_MIN_PROBES))
+    _require_known(program, arrays[0], seen)
+    given = tuple({name: _as_simulated(name, array, seen[name]) for name, array in one.items()} for one in arrays)
+    probes = tuple(_conditioned_run(program, given[0], streams, stream, max_sites) for stream in range(_MIN_PROBES))
     return Conditioning(given, _digest(arrays), probes)
 
 
@@ -228,11 +257,22 @@ def _conditioned_run(
         raise
 
 
-def _digest(arrays: Mapping[str, NDArray[np.float64]]) -> str:
+def _require_same_names(several: Sequence[Mapping[str, NDArray[np.float64]]]) -> None:
+    for number, arrays in enumerate(several):
+        if arrays.keys() != several[0].keys():
+            message = (
+                f"All observations must have the same names: the first has {_listed(sorted(several[0]))}, number"
+                f" {number} has {_listed(sorted(arrays))}."
+            )
+            raise InvalidInputError(message, argument="observations", number=number)
+
+
+def _digest(several: Sequence[Mapping[str, NDArray[np.float64]]]) -> str:
     content = xxhash.xxh3_128()
-    for name in sorted(arrays):
-        content.update(f"{name}\x1f{arrays[name].shape}\x1e".encode())
-        content.update(np.ascontiguousarray(arrays[name], dtype="<f8").tobytes())
+    for arrays in several:
+        for name in sorted(arrays):
+            content.update(f"{name}\x1f{arrays[name].shape}\x1e".encode())
+            content.update(np.ascontiguousarray(arrays[name], dtype="<f8").tobytes())
     return content.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """The proposal network as inference engines know it: a `TraceNetwork` that opens sessions and knows its origin."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,21 +59,35 @@ class ProposalNetwork(TraceNetwork):
         """Base addresses that it was trained on."""
         return self.vocabulary.bases
 
-    def session(self, observations: Mapping[str, NDArray[np.generic]], num_slots: int) -> NetworkSession:
-        """Start proposing for one observation.
+    def session(
+        self,
+        observations: Mapping[str, NDArray[np.generic]] | Sequence[Mapping[str, NDArray[np.generic]]],
+        num_slots: int,
+        *,
+        amortize_rejection: bool = False,
+    ) -> NetworkSession:
+        """Start proposing for one or more observations; see `ProposalProvider.session`.
 
         Parameters
         ----------
         observations
-            Observed values by name.
+            Observed values by name, or several such mappings.
         num_slots
             Runs that may be in flight at once.
+        amortize_rejection
+            Whether to propose inside rejection loops, too; otherwise the prior proposes there.
 
         Raises
         ------
         InvalidInputError
             When names or shapes differ from those of the training data, or a value is not finite.
         """
+        given = [observations] if isinstance(observations, Mapping) else observations
+        found = [self._checked(each) for each in given]
+        stacked = {name: np.stack([each[name] for each in found]) for name in self.observation.shapes}
+        return NetworkSession(self, stacked, num_slots, amortize_rejection=amortize_rejection)
+
+    def _checked(self, observations: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         found = {name: np.array(value, np.float32) for name, value in observations.items()}
         shapes = {name: value.shape for name, value in found.items()}
         if shapes != self.observation.shapes:
@@ -86,7 +100,7 @@ class ProposalNetwork(TraceNetwork):
             if not np.isfinite(value).all():
                 message = f"Observation {name!r} holds values that are not finite; proposals need finite ones."
                 raise InvalidInputError(message, name=name)
-        return NetworkSession(self, found, num_slots)
+        return found
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -1,9 +1,9 @@
-"""Proposals for one observation: the network as an inference engine uses it, many running simulators at a time.
+"""Proposals for one or more observations: the network as an engine uses it, many running simulators at a time.
 
 The recurrent state is advanced only when a proposal needs it: sites that the prior serves wait in their slot's queue,
 and a trace that meets no further proposal never pays for them.
 
-Shapes: B runs in one call, S slots, H recurrent state, V value embedding.
+Shapes: B runs in one call, S slots, K observations, E embedding of one, H recurrent state, V value embedding.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +26,9 @@ from tracestore.traces.layout import Site
 __all__ = ["NetworkSession"]
 
 Value = float | NDArray[np.float64]
+
+MAX_EMBEDDED = 64
+"""Observations embedded at once."""
 
 
 @dataclass(slots=True)
@@ -73,9 +76,11 @@ class NetworkSession:
     network
         A trained network; it is not changed.
     observations
-        Observed values by name, as the network was trained with.
+        Observed values by name, as the network was trained with, stacked: arrays of shape ``(K, *shape)``.
     num_slots
         Number of slots.
+    amortize_rejection
+        Whether the network proposes inside rejection loops, too; otherwise the prior does.
 
     Raises
     ------
@@ -83,7 +88,14 @@ class NetworkSession:
         When the number of slots is not positive.
     """
 
-    def __init__(self, network: TraceNetwork, observations: Mapping[str, NDArray[np.float32]], num_slots: int) -> None:
+    def __init__(
+        self,
+        network: TraceNetwork,
+        observations: Mapping[str, NDArray[np.float32]],
+        num_slots: int,
+        *,
+        amortize_rejection: bool = False,
+    ) -> None:
         if num_slots < 1:
             message = f"`num_slots` must be positive; got {num_slots!r}."
             raise InvalidInputError(message, num_slots=num_slots)
@@ -92,11 +104,17 @@ class NetworkSession:
         self._heads = network.head_list
         self._columns = network.columns
         with torch.no_grad(), _one_thread():
-            self._embedding = network.embed({name: value[None] for name, value in observations.items()})
+            self._embedding_KE = _embed(network, observations)
+        self._observation_of_slot = [0] * num_slots
+        self._amortizes_rejection = amortize_rejection
         self._memory = network.core.memory(num_slots)
         self._slots = [_Slot() for _ in range(num_slots)]
         self._active: list[list[bool]] = network.active.tolist()
         self._row_of_address: dict[int, int] = {}
+
+    def assign(self, slot: int, observation: int) -> None:
+        """Say for which observation a slot runs from its next trace on; see `ProposalSession.assign`."""
+        self._observation_of_slot[slot] = observation
 
     def propose(
         self,
@@ -113,7 +131,7 @@ class NetworkSession:
             if row >= 0:
                 instance = self._network.vocabulary.instance(site)
                 self._slots[slot].queue.append(_Visit(row, instance, prior.parameters()))
-                if self._active[row][instance]:
+                if self._active[row][instance] and (self._amortizes_rejection or not site.is_rejection):
                     served.append(place)
         proposals: list[Distribution | None] = [None] * len(slots)
         if served:
@@ -124,15 +142,23 @@ class NetworkSession:
 
     @_one_thread()
     @torch.no_grad()
-    def log_prob(self, batch: TraceBatch) -> NDArray[np.float64]:
-        """Score recorded traces under the proposals for this session's observation; see `ProposalSession.log_prob`."""
+    def log_prob(self, batch: TraceBatch, observation: int | NDArray[np.int64] = 0) -> NDArray[np.float64]:
+        """Score recorded traces under the proposals; see `ProposalSession.log_prob`."""
         if len(batch) == 0:
             return np.zeros(0)
-        embedding_NE = self._embedding.expand(len(batch), -1)
-        log_prob: NDArray[np.float64] = (
-            self._network.trace_log_probs(self._network.steps(batch), embedding_NE).cpu().numpy()
+        log_prob = self._network.trace_log_probs(
+            self._network.steps(batch),
+            self._embeddings(np.broadcast_to(observation, len(batch)).tolist()),
+            amortize_rejection=self._amortizes_rejection,
         )
-        return log_prob
+        found: NDArray[np.float64] = log_prob.cpu().numpy()
+        return found
+
+    def _embeddings(self, observations: Sequence[int]) -> Tensor:
+        """Return the embedded observations by number."""
+        if len(self._embedding_KE) == 1:
+            return self._embedding_KE.expand(len(observations), -1)
+        return self._embedding_KE[torch.tensor(observations, device=self._device)]
 
     def _row(self, site: Site) -> int:
         row = self._row_of_address.get(site.id)
@@ -162,7 +188,7 @@ class NetworkSession:
         for step in range(max(map(len, queues))):
             live = [place for place, queue in enumerate(queues) if step < len(queue)]
             place_BA = self._place_inputs([queues[place][step] for place in live])
-            embedding_BE = self._embedding.expand(len(live), -1)
+            embedding_BE = self._embeddings([self._observation_of_slot[slots[place]] for place in live])
             before_B = None if before is None else torch.stack([before[place][step] for place in live])
             x_BI = self._network.core_inputs(embedding_BE, place_BA, before_B)
             state_BH = self._memory.advance([slots[place] for place in live], x_BI)
@@ -216,6 +242,16 @@ class NetworkSession:
         return rows, group_by_head(
             rows, self._columns, self._heads, parameters, starts, sizes, values, value_starts, self._device
         )
+
+
+def _embed(network: TraceNetwork, observations: Mapping[str, NDArray[np.float32]]) -> Tensor:
+    """Embed the observations, some at a time: an embedding of images takes memory."""
+    count = len(next(iter(observations.values()))) if observations else 1
+    parts = [
+        network.embed({name: value[start : start + MAX_EMBEDDED] for name, value in observations.items()})
+        for start in range(0, count, MAX_EMBEDDED)
+    ]
+    return torch.cat(parts)
 
 
 def _concatenate(arrays: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -65,6 +65,8 @@ class SitePlan(NamedTuple):
     """Where the prior's parameters start in the batch's flat parameters."""
     num_parameters: Indices
     """How many there are."""
+    in_rejection: NDArray[np.bool_]
+    """Whether the site belongs to a rejection loop."""
     log_prior: NDArray[np.float64]
     """Log probability of the value under the prior."""
     batch_sizes: Indices
@@ -91,7 +93,7 @@ class SiteIndex:
         self._complete: set[int] = set()  # ids of layouts that lack no row
         self._row_of_address: dict[int, int] = {}
         self._slot_of_layout: dict[Layout, int] = {}
-        self._modelled = _Ragged(num_columns=6)  # site, value, parameter, number of parameters, row, instance
+        self._modelled = _Ragged(num_columns=7)  # site, value, parameter, number of parameters, row, instance, in loop
         self._unmodelled = _Ragged(num_columns=1)  # site
         self._sizes = _Ragged(num_columns=3)  # sites, values, parameters: one record per layout
 
@@ -130,7 +132,7 @@ class SiteIndex:
         trace = by_length[rank]
         previous = np.where(step > 0, first_of_step[np.maximum(step - 1, 0)] + rank, -1)
 
-        site, value, parameter, num_parameters, row, instance = self._modelled.data[
+        site, value, parameter, num_parameters, row, instance, in_rejection = self._modelled.data[
             :, self._modelled.starts(slots)[trace] + step
         ]
         return SitePlan(
@@ -141,6 +143,7 @@ class SiteIndex:
             value=value_start[trace] + value,
             parameter=parameter_start[trace] + parameter,
             num_parameters=num_parameters,
+            in_rejection=in_rejection.astype(np.bool_),
             log_prior=log_probs[site_start[trace] + site],
             batch_sizes=batch_sizes,
             prior_log_prob=self._sum_unmodelled(slots, site_start, log_probs),
@@ -170,10 +173,12 @@ class SiteIndex:
         controlled = np.flatnonzero(layout.controlled)
         rows = np.array([self._row(layout.sites[place]) for place in controlled], np.int64)
         modelled = controlled[rows >= 0]
-        instances = [self.vocabulary.instance(layout.sites[place]) for place in modelled]
+        sites = [layout.sites[place] for place in modelled]
+        instances = [self.vocabulary.instance(site) for site in sites]
+        in_rejection = [site.is_rejection for site in sites]
         starts, stops = layout.parameter_offsets[modelled], layout.parameter_offsets[modelled + 1]
         self._modelled.append(
-            [modelled, layout.value_offsets[modelled], starts, stops - starts, rows[rows >= 0], instances]
+            [modelled, layout.value_offsets[modelled], starts, stops - starts, rows[rows >= 0], instances, in_rejection]
         )
         self._unmodelled.append([controlled[rows < 0]])
         self._sizes.append([[layout.num_sites], [layout.num_values], [layout.num_parameters]])

@@ -87,6 +87,8 @@ class Steps(NamedTuple):
     instance: Tensor
     previous: Tensor
     log_prior: Tensor
+    in_rejection: Tensor
+    """Whether the site belongs to a rejection loop."""
     elements: Elements
     """The values as their embedding wants them."""
     groups: tuple[HeadGroup, ...]
@@ -225,6 +227,7 @@ def make_steps(
         instance=tensor(plan.instance),
         previous=tensor(plan.previous),
         log_prior=tensor(plan.log_prior),
+        in_rejection=tensor(plan.in_rejection),
         elements=make_elements(plan.row, columns, heads, groups, embedding, device),
         groups=groups,
         batch_sizes=torch.from_numpy(plan.batch_sizes),

@@ -319,7 +319,7 @@ class TraceNetwork(nn.Module):
             places.append(group.index_G)
         return torch.empty_like(steps.log_prior).index_copy(0, torch.cat(places), torch.cat(log_probs))
 
-    def trace_log_probs(self, steps: Steps, embedding_NE: Tensor) -> Tensor:
+    def trace_log_probs(self, steps: Steps, embedding_NE: Tensor, *, amortize_rejection: bool = True) -> Tensor:
         """Return log q of the controlled sites of every trace, the prior's where the prior proposes: ``(N,)``.
 
         Parameters
@@ -328,11 +328,16 @@ class TraceNetwork(nn.Module):
             The modelled sites.
         embedding_NE
             Embedded observations of the traces.
+        amortize_rejection
+            Whether the network proposes inside rejection loops, too.
         """
         if len(steps.trace) == 0:
             return steps.prior_log_prob
         log_q_P = self.site_log_probs(steps, embedding_NE)
-        log_q_P = torch.where(self.active[steps.row, steps.instance], log_q_P, steps.log_prior)
+        is_served = self.active[steps.row, steps.instance]
+        if not amortize_rejection:
+            is_served = is_served & ~steps.in_rejection
+        log_q_P = torch.where(is_served, log_q_P, steps.log_prior)
         return steps.prior_log_prob.index_add(0, steps.trace, log_q_P)
 
     def touched_rows(self, steps: Steps) -> dict[str, Tensor]:

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError
 
-__all__ = ["address_id", "base_address", "format_address", "split_address", "trace_type_id"]
+__all__ = ["REJECTION", "address_id", "base_address", "format_address", "split_address", "trace_type_id"]
+
+REJECTION = "[rejection]"
+"""Addresses of draws inside a rejection loop begin with this, in whatever language the simulator is written."""
 
 
 def address_id(address: str) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tracestore.traces.address import address_id, split_address, trace_type_id
+from tracestore.traces.address import REJECTION, address_id, split_address, trace_type_id
 
 __all__ = ["MAX_OBSERVE_PARAMETERS", "Layout", "Site", "SiteKind"]
 
@@ -66,6 +66,11 @@ class Site:
     def num_values(self) -> int:
         """Numbers that the site holds in ``values``; 0 for a named observe, whose value is an observation."""
         return 0 if self.kind is SiteKind.OBSERVE and self.name else math.prod(self.shape)
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether the draw belongs to a rejection loop, where the prior proposes unless told otherwise."""
+        return self.base.startswith(REJECTION)
 
     @property
     def record(self) -> str:

@@ -1,0 +1,107 @@
+"""Weighted draws from the mixture of a network's proposals with the prior, for one or more observations.
+
+A trace comes whole from the prior with the defensive probability, else draw by draw from the proposals; its weight is
+its joint density over the density of the mixture (Hesterberg 1995, defensive mixtures). Prior draws are scored by the
+network in one batch.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracestore.errors import InferenceError
+from tracestore.execution.provider import ProposalProvider, ProposalSession
+from tracestore.execution.streams import TraceStreams
+from tracestore.execution.waves import WaveRun, run_waves
+from tracestore.execution.workers import Chunk
+from tracestore.simulators.base import PriorController, Simulator, run_trace
+from tracestore.traces.batch import TraceBatch
+from tracestore.traces.trace import Trace, TraceStatus
+
+__all__ = ["MixtureSampler"]
+
+
+@dataclass(slots=True)
+class MixtureSampler:
+    """Makes chunks of draws.
+
+    Streams are numbered observation by observation; a draw is a function of (seed, stream, the draws of its chunk).
+    """
+
+    program: Simulator
+    observations: Sequence[Mapping[str, NDArray[np.generic]]]
+    network: ProposalProvider
+    streams: TraceStreams
+    num_draws: int
+    """Draws for each observation."""
+    defensive: float
+    """Share of the prior in the mixture."""
+    num_slots: int
+    max_sites: int
+    session: ProposalSession | None = None
+    """Made where it is used: a forked worker has its own."""
+
+    def draw(self, chunk: Chunk) -> TraceBatch:
+        """Draw and weight one chunk."""
+        if self.session is None:
+            self.session = self.network.session(self.observations, self.num_slots)
+        traces: dict[int, Trace] = {}
+        runs: list[WaveRun] = []
+        for stream in range(chunk.first, chunk.first + chunk.num_traces):
+            rng = self.streams.generator(stream)
+            if rng.random() < self.defensive:
+                traces[stream] = self._run_prior(stream, rng)
+            else:
+                number = stream // self.num_draws
+                runs.append(WaveRun(stream, rng, self.observations[number], number))
+        self._score(traces, self.session)
+        for trace in run_waves(self.program, self.session, runs, num_slots=self.num_slots, max_sites=self.max_sites):
+            traces[trace.stream] = trace
+        ordered = [traces[stream] for stream in sorted(traces)]
+        for trace in ordered:
+            self._weigh(trace)
+        return TraceBatch.from_traces(ordered)
+
+    def _run_prior(self, stream: int, rng: np.random.Generator) -> Trace:
+        return run_trace(
+            self.program,
+            PriorController(),
+            rng,
+            observations=self.observations[stream // self.num_draws],
+            max_sites=self.max_sites,
+            stream=stream,
+        )
+
+    def _score(self, traces: Mapping[int, Trace], session: ProposalSession) -> None:
+        """Give prior draws the density that the network has for them."""
+        # failed runs have weight zero whatever the network thinks of them
+        scored = [trace for trace in traces.values() if trace.status is TraceStatus.OK]
+        if not scored:
+            return
+        numbers = np.array([trace.stream // self.num_draws for trace in scored])
+        scores = session.log_prob(TraceBatch.from_traces(scored), numbers)
+        for trace, score in zip(scored, scores, strict=True):
+            trace.log_proposal = float(score)
+
+    def _weigh(self, trace: Trace) -> None:
+        """Turn the density under the network into that under the mixture, and into a weight."""
+        trace.chain, trace.draw = divmod(trace.stream, self.num_draws)
+        if trace.status is not TraceStatus.OK:
+            trace.log_proposal, trace.log_weight = math.nan, -math.inf
+            return
+        log_prior = float(trace.log_probs[trace.layout.controlled].sum())
+        trace.log_proposal = _log_mixture(self.defensive, trace.log_proposal, log_prior)
+        trace.log_weight = trace.log_likelihood + log_prior - trace.log_proposal if log_prior > -math.inf else -math.inf
+
+
+def _log_mixture(share: float, log_network: float, log_prior: float) -> float:
+    """Log of ``share * prior + (1 - share) * network``."""
+    if math.isnan(log_network):
+        message = "The network scored a trace with NaN; train it again, or report the case."
+        raise InferenceError(message)
+    prior_part = -math.inf if share == 0.0 else math.log(share) + log_prior
+    network_part = -math.inf if share == 1.0 else math.log1p(-share) + log_network
+    return float(np.logaddexp(prior_part, network_part))

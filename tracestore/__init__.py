@@ -48,6 +48,7 @@ __all__ = [
     "observe",
     "pages",
     "posteriors",
+    "rejection",
     "reports",
     "sample",
     "samplers",
@@ -100,6 +101,7 @@ _TABLE: dict[str, str] = {
     "TracestoreError": "tracestore.errors",
     "import_pyprob": "tracestore.importers.pyprob_import",
     "observe": "tracestore.simulators.runtime",
+    "rejection": "tracestore.simulators.rejection",
     "sample": "tracestore.simulators.runtime",
     "simulate": "tracestore.execution.generate",
     "simulator": "tracestore.simulators.base",
@@ -163,6 +165,7 @@ if TYPE_CHECKING:
     from tracestore.importers.pyprob_import import import_pyprob
     from tracestore.samplers.torch_loader import trace_loader
     from tracestore.simulators.base import simulator
+    from tracestore.simulators.rejection import rejection
     from tracestore.simulators.runtime import observe, sample, tag
     from tracestore.sorting.execute import sort_store
     from tracestore.store.location import StoreLocation

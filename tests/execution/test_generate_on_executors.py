@@ -16,18 +16,18 @@ from tracestore.errors import ExecutorError, InvalidInputError, SimulatorError, 
 from tracestore.events import Event, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.execution import plan_chunks
 from tracestore.execution import tasks as module
-from tracestore.execution.streams import TraceStreams
+from tracestore.execution.prior_draws import PriorDraws
 from tracestore.execution.tasks import (
     ImportableSimulator,
-    SimulateStretch,
+    StretchTask,
     plan_stretches,
     run_stretches,
-    simulate_chunk,
 )
 from tracestore.executors import ProcessExecutor, SerialExecutor
-from tracestore.simulators import PriorController, toys
+from tracestore.simulators import toys
 from tracestore.store import Job, compact, quarantine
 from tracestore.store.commit import commit_segment
+from tracestore.traces import TraceBatch
 
 Process = get_context("fork").Process
 
@@ -92,9 +92,12 @@ def first_chunks(store: TraceStore) -> list[int]:
     return [int(identity.split("-")[1]) for identity in ids(store)]
 
 
-def make_task(store: TraceStore, *, segment_bytes: int = 2**30, identity: str = "") -> SimulateStretch:
+RECIPE = PriorDraws(3, "simulate", 1000)
+
+
+def make_task(store: TraceStore, *, segment_bytes: int = 2**30, identity: str = "") -> StretchTask:
     program = ImportableSimulator.of(toys.gum_marsaglia)
-    return SimulateStretch.into(store, program, seed=3, max_sites=1000, segment_bytes=segment_bytes, identity=identity)
+    return StretchTask.into(store, program, RECIPE, segment_bytes=segment_bytes, identity=identity)
 
 
 class Gone:
@@ -195,7 +198,6 @@ def test_a_task_that_runs_again_makes_only_what_was_not_committed(tmp_path: Path
     task = make_task(store, segment_bytes=1)
     committed: list[str] = []
     simulated: list[int] = []
-    real_simulate = module.simulate_chunk
 
     def die_at_the_fourth(*args, **options):
         if len(committed) == 3:
@@ -203,15 +205,15 @@ def test_a_task_that_runs_again_makes_only_what_was_not_committed(tmp_path: Path
         committed.append(args[3])
         return commit_segment(*args, **options)
 
-    def note(*args):
-        simulated.append(args[3].index)
-        return real_simulate(*args)
+    def note(recipe, program, chunk):
+        simulated.append(chunk.index)
+        return TraceBatch.from_traces(recipe.traces(program, chunk))
 
     monkeypatch.setattr(module, "commit_segment", die_at_the_fourth)
     with pytest.raises(MemoryError):
         task(stretch)
     monkeypatch.setattr(module, "commit_segment", commit_segment)
-    monkeypatch.setattr(module, "simulate_chunk", note)
+    monkeypatch.setattr(PriorDraws, "make", note)
     assert task(stretch)[0] == 100
     assert simulated == list(range(3, 10))
     store.fold()
@@ -278,9 +280,7 @@ def test_overlapping_work_of_another_call_is_done_again_under_other_ids(tmp_path
             self.rounds += 1
             if self.rounds == 1:
                 with store.writer() as writer:
-                    streams = TraceStreams(3, "simulate")
-                    batch = simulate_chunk(toys.gum_marsaglia, PriorController(), streams, chunks[1], 1000)
-                    writer.append(batch, work=[1])
+                    writer.append(RECIPE.make(toys.gum_marsaglia, chunks[1]), work=[1])
             return map(function, tasks)
 
     executor = Meddling()

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from tracestore.simulators.base import Simulator, simulator
+from tracestore.simulators.rejection import rejection
 from tracestore.simulators.runtime import observe, sample
 from tracestore.simulators.toys import (
     HMM_INITIAL,
@@ -19,7 +20,7 @@ from tracestore.simulators.toys import (
     gum_marsaglia,
     hmm,
 )
-from tracestore.traces.distributions import Bernoulli, Normal
+from tracestore.traces.distributions import Bernoulli, Binomial, Gamma, Normal, Poisson, Uniform
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,60 @@ def two_paths() -> int:
     x = sample(Normal(0.0, 1.0)) if branch else sample(Normal(1.0, 1.0)) + sample(Normal(1.0, 1.0))
     observe(Normal(x, 0.5), name="y")
     return branch
+
+
+@simulator(reentrant=True)
+def gdemo() -> None:
+    """Unknown variance and mean; the variance is inverse-Gamma(2, 3)."""
+    variance = 1.0 / sample(Gamma(2.0, 3.0), name="precision")
+    mean = sample(Normal(0.0, math.sqrt(variance)), name="mean")
+    observe(Normal(mean, math.sqrt(variance)), name="y0")
+    observe(Normal(mean, math.sqrt(variance)), name="y1")
+
+
+@simulator(reentrant=True)
+def knuth() -> int:
+    """Poisson(4) by Knuth's product of uniforms, seen with unit noise."""
+    count, product = 0, sample(Uniform(0.0, 1.0))
+    while product > math.exp(-4.0):
+        product *= sample(Uniform(0.0, 1.0))
+        count += 1
+    observe(Normal(float(count), 1.0), name="obs")
+    return count
+
+
+@simulator(reentrant=True)
+def random_sum() -> int:
+    """One to many normal draws, of which the sum is seen."""
+    count = 1 + sample(Poisson(2.0), name="more")
+    total = 0.0
+    for _ in range(count):
+        total += sample(Normal(0.0, 1.0))
+    observe(Normal(total, 0.5), name="obs")
+    return count
+
+
+@simulator(reentrant=True)
+def rejection_beta() -> float:
+    """Beta(2, 2) by rejection, then successes of that probability: naive weights have infinite variance here."""
+    for attempt in rejection():
+        x = sample(Uniform(0.0, 1.0))
+        if sample(Uniform(0.0, 1.0)) < 4.0 * x * (1.0 - x):
+            attempt.accept()
+    observe(Binomial(5, x), name="five")
+    return x
+
+
+@simulator(reentrant=True)
+def marked_beta() -> float:
+    """The same with a loop of its own, and more successes."""
+    with rejection():
+        accepted = False
+        while not accepted:
+            x = sample(Uniform(0.0, 1.0))
+            accepted = sample(Uniform(0.0, 1.0)) < 4.0 * x * (1.0 - x)
+    observe(Binomial(20, x), name="twenty")
+    return x
 
 
 def gum_exact(program: Simulator, first: float, second: float) -> Exact:
@@ -124,6 +179,37 @@ def two_paths_exact(observed: float) -> Exact:
     return from_joint(f"two paths {observed:g}", two_paths, {"y": observed}, "branch", joint)
 
 
+def gdemo_exact(first: float, second: float) -> Exact:
+    """Normal with a normal-inverse-Gamma prior; the mean's marginal is Student's."""
+    total, squares = first + second, first**2 + second**2
+    shape, rate, precision = 3.0, 3.0 + 0.5 * (squares - total**2 / 3.0), 3.0
+    location, degrees = total / precision, 2.0 * shape
+    scale = math.sqrt(rate / (shape * precision))
+    joint = stats.multivariate_t.logpdf([first, second], [0.0, 0.0], 1.5 * (np.eye(2) + 1.0), df=4.0)
+    label, sd = f"gdemo {first:g} {second:g}", scale * math.sqrt(degrees / (degrees - 2.0))
+    return Exact(label, gdemo, {"y0": first, "y1": second}, "mean", location, sd, float(joint))
+
+
+def knuth_exact(observed: float) -> Exact:
+    count = np.arange(60)
+    joint = stats.poisson.pmf(count, 4.0) * stats.norm.pdf(observed, count, 1.0)
+    return from_joint(f"knuth {observed:g}", knuth, {"obs": observed}, "result", joint)
+
+
+def random_sum_exact(observed: float) -> Exact:
+    count = np.arange(1, 60)
+    joint = stats.poisson.pmf(count - 1, 2.0) * stats.norm.pdf(observed, 0.0, np.sqrt(count + 0.25))
+    joint = np.concatenate([[0.0], joint])
+    return from_joint(f"random sum {observed:g}", random_sum, {"obs": observed}, "result", joint)
+
+
+def beta_exact(program: Simulator, name: str, trials: int, successes: int) -> Exact:
+    exact = stats.beta(2 + successes, 2 + trials - successes)
+    log_evidence = stats.betabinom.logpmf(successes, trials, 2, 2)
+    label = f"{program.__name__} {successes}"
+    return Exact(label, program, {name: float(successes)}, "result", exact.mean(), exact.std(), float(log_evidence))
+
+
 PROGRAMS = [
     gum_exact(gum, 8.0, 9.0),
     gum_exact(gum, -1.0, -2.0),
@@ -137,6 +223,16 @@ PROGRAMS = [
     geometric_exact(rare_success, 0.2, 2.0, 7.0),
     geometric_exact(rare_success, 0.2, 2.0, 1.5),
     two_paths_exact(2.2),
+    two_paths_exact(-0.3),
+    gdemo_exact(1.5, 2.0),
+    gdemo_exact(-0.4, 1.1),
+    knuth_exact(7.0),
+    knuth_exact(2.6),
+    random_sum_exact(4.0),
+    random_sum_exact(-0.7),
+    beta_exact(rejection_beta, "five", 5, 5),
+    beta_exact(rejection_beta, "five", 5, 1),
+    beta_exact(marked_beta, "twenty", 20, 20),
 ]
 
 __all__ = [

@@ -2,24 +2,22 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
-from tracestore.execution.streams import TraceStreams
-from tracestore.execution.tasks import (
-    ImportableSimulator,
-    SimulateStretch,
-    run_stretches,
-    segment_limit,
-    simulate_chunk,
-)
-from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
+from tracestore.execution.prior_draws import PriorDraws
+from tracestore.execution.tasks import ImportableSimulator, StretchTask, run_stretches, segment_limit
+from tracestore.execution.workers import plan_chunks, run_chunks
 from tracestore.executors import Executor
-from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator
+from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
-from tracestore.traces.batch import TraceBatch
+
+if TYPE_CHECKING:
+    from tracestore.formats.document import JSON
 
 __all__ = ["simulate", "simulate_job"]
 
@@ -36,6 +34,7 @@ def simulate(
     append: bool = False,
     max_sites: int = MAX_SITES,
     chunk_size: int | None = None,
+    collapse_rejection: bool = False,
     executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> TraceStore:
@@ -65,6 +64,9 @@ def simulate(
         Traces that are done or not done as a whole; by default a sixty-fourth of the job, at most 256. With an
         executor a task makes one to four chunks, more in jobs of over 4,096 chunks, and is lost when its worker dies:
         give slow simulators small chunks.
+    collapse_rejection
+        Keep only the accepted pass of each loop over `rejection`, as training for ``ic(amortize_rejection=True)`` needs
+        it. Such traces are no samples of the program's joint density: the probability of acceptance is missing.
     executor
         Where the traces are made, instead of ``workers``. The simulator must be importable by name there, from a module
         with the same code.
@@ -102,8 +104,15 @@ def simulate(
         raise InvalidInputError(message, argument="workers", found=workers)
     shipped = None if executor is None else ImportableSimulator.of(program)
     chunks = plan_chunks(num_traces, chunk_size)
-    streams = TraceStreams(seed, "simulate")
-    job = simulate_job(program, num_traces, seed=seed, max_sites=max_sites, chunk_size=chunks[0].num_traces)
+    job = simulate_job(
+        program,
+        num_traces,
+        seed=seed,
+        max_sites=max_sites,
+        chunk_size=chunks[0].num_traces,
+        collapse_rejection=collapse_rejection,
+    )
+    recipe = PriorDraws(int(seed), "simulate", max_sites, collapse_rejection=collapse_rejection)
     if append:
         store = TraceStore.open(path)
         store.fold()  # streams and chunks go on after all that was sealed
@@ -114,38 +123,39 @@ def simulate(
     else:
         store = TraceStore.open_or_create(path, job)
     if executor is not None and shipped is not None:
-        stretch = SimulateStretch.into(
+        stretch = StretchTask.into(
             store,
             shipped,
-            seed=int(seed),
-            max_sites=max_sites,
+            recipe,
             segment_bytes=segment_limit(executor),
             identity=f"{job.hash} from chunk {chunks[0].index}, stream {chunks[0].first}",
         )
         run_stretches(store, chunks, stretch, executor=executor, observer=observer)
         return store
-    controller = PriorController()
-
-    def task(chunk: Chunk) -> TraceBatch:
-        return simulate_chunk(program, controller, streams, chunk, max_sites)
-
-    run_chunks(store, chunks, task, workers=workers, observer=observer)
+    run_chunks(store, chunks, partial(recipe.make, program), workers=workers, observer=observer)
     return store
 
 
-def simulate_job(program: Simulator, num_traces: int, *, seed: int, max_sites: int, chunk_size: int) -> Job:
+def simulate_job(
+    program: Simulator,
+    num_traces: int,
+    *,
+    seed: int,
+    max_sites: int,
+    chunk_size: int,
+    collapse_rejection: bool = False,
+) -> Job:
     """Describe the making of a store of prior traces; whoever makes the same chunks may continue it."""
-    return Job(
-        "simulate",
-        {
-            "simulator": program.name,
-            "fingerprint": program.fingerprint,
-            "num_traces": num_traces,
-            "seed": int(seed),
-            "max_sites": max_sites,
-            "chunk_size": chunk_size,
-        },
-    )
+    fields: dict[str, JSON] = {
+        "simulator": program.name,
+        "fingerprint": program.fingerprint,
+        "num_traces": num_traces,
+        "seed": int(seed),
+        "max_sites": max_sites,
+        "chunk_size": chunk_size,
+    }
+    # told only where it is so: older stores do not say
+    return Job("simulate", fields | ({"collapse_rejection": True} if collapse_rejection else {}))
 
 
 def _require_same_program(store: TraceStore, program: Simulator) -> None:

@@ -9,17 +9,16 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from tracestore.errors import InvalidInputError, SimulatorError, StoreError, TracestoreError
 from tracestore.events import Observer
-from tracestore.execution.streams import TraceStreams
 from tracestore.execution.workers import Chunk, ChunkProgress
 from tracestore.executors import Executor
 from tracestore.formats.base import CodecChoice
 from tracestore.formats.document import digest
-from tracestore.simulators.base import PriorController, Simulator, run_trace
+from tracestore.simulators.base import Simulator
 from tracestore.simulators.catalog import resolve
-from tracestore.simulators.runtime import Controller
 from tracestore.storage import Storage
 from tracestore.store.commit import CommittedSegment, commit_segment, find_committed
 from tracestore.store.job import Job
@@ -28,11 +27,11 @@ from tracestore.traces.batch import TraceBatch
 
 __all__ = [
     "ImportableSimulator",
-    "SimulateStretch",
+    "Recipe",
+    "StretchTask",
     "plan_stretches",
     "run_stretches",
     "segment_limit",
-    "simulate_chunk",
 ]
 
 logger = logging.getLogger(__name__)
@@ -146,30 +145,11 @@ def _what_is_wrong(spec: str) -> str:
     return f"defined in {module}" if module in ("__main__", "__mp_main__") else _OTHER
 
 
-def simulate_chunk(
-    program: Simulator, controller: Controller, streams: TraceStreams, chunk: Chunk, max_sites: int
-) -> TraceBatch:
-    """Make the traces of a chunk: a function of simulator, seed and streams.
+class Recipe(Protocol):
+    """How the traces of a chunk are made, wherever it is done; travels pickled."""
 
-    Parameters
-    ----------
-    program
-        The simulator.
-    controller
-        Decides the value of every draw.
-    streams
-        Random streams of the job.
-    chunk
-        Which of them.
-    max_sites
-        Length cap of a trace, in sites.
-    """
-    return TraceBatch.from_traces(
-        [
-            run_trace(program, controller, streams.rewind(stream), max_sites=max_sites, stream=stream)
-            for stream in range(chunk.first, chunk.first + chunk.num_traces)
-        ]
-    )
+    def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
+        """Make the traces of a chunk: a function of the program, the recipe and the chunk."""
 
 
 def plan_stretches(chunks: Sequence[Chunk], completed: Collection[int]) -> list[tuple[Chunk, ...]]:
@@ -215,7 +195,7 @@ def segment_limit(executor: Executor) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class SimulateStretch:
+class StretchTask:
     """Makes the traces of a stretch of chunks and commits them; runs on any worker, as often as asked."""
 
     storage: Storage
@@ -224,17 +204,16 @@ class SimulateStretch:
     job: Job | None
     """What the store counts work for."""
     program: ImportableSimulator
-    seed: int
-    max_sites: int
+    recipe: Recipe
     segment_bytes: int
     identity: str
-    """Everything else that the traces depend on."""
+    """Everything else that the traces depend on, the recipe included."""
     attempt: int = 0
 
     @staticmethod
     def into(
-        store: TraceStore, program: ImportableSimulator, *, seed: int, max_sites: int, segment_bytes: int, identity: str
-    ) -> "SimulateStretch":
+        store: TraceStore, program: ImportableSimulator, recipe: Recipe, *, segment_bytes: int, identity: str
+    ) -> "StretchTask":
         """Task function for a store.
 
         Parameters
@@ -243,21 +222,20 @@ class SimulateStretch:
             Destination.
         program
             The simulator.
-        seed, max_sites
-            As in `simulate`.
+        recipe
+            How its traces are made.
         segment_bytes
             Buffered traces that make a segment.
         identity
-            Tells calls apart whose chunks have the same numbers.
+            Tells recipes apart, and calls whose chunks have the same numbers.
         """
-        return SimulateStretch(
+        return StretchTask(
             store.storage,
             store.backend,
             store.identity.codec,
             store.job,
             program,
-            seed,
-            max_sites,
+            recipe,
             segment_bytes,
             identity,
         )
@@ -266,7 +244,7 @@ class SimulateStretch:
     def prefix(self) -> str:
         """Common part of the ids of this call's segments, 16 hexadecimal digits."""
         job = None if self.job is None else self.job.hash
-        facts = (job, self.program, self.seed, self.max_sites, self.segment_bytes, self.identity, self.attempt)
+        facts = (job, self.program, self.segment_bytes, self.identity, self.attempt)
         return digest(repr(facts).encode())[:16]
 
     def __call__(self, stretch: tuple[Chunk, ...]) -> tuple[int, int, int]:
@@ -286,15 +264,15 @@ class SimulateStretch:
         return sum(chunk.num_traces for chunk in stretch), num_failed, nbytes
 
     def _commit(self, segment_id: str, program: Simulator, chunks: tuple[Chunk, ...]) -> CommittedSegment:
-        batches = list(self._simulate(program, chunks))
+        batches = list(self._make(program, chunks))
         work = [chunk.index for chunk, _ in zip(chunks, batches, strict=False)]
         return commit_segment(self.storage, self.backend, self.job, segment_id, batches, work=work, codec=self.codec)
 
-    def _simulate(self, program: Simulator, chunks: tuple[Chunk, ...]) -> Iterator[TraceBatch]:
+    def _make(self, program: Simulator, chunks: tuple[Chunk, ...]) -> Iterator[TraceBatch]:
         """Yield a batch for each chunk until the segment is full: a function of the first chunk, no clock decides."""
-        controller, streams, num_bytes = PriorController(), TraceStreams(self.seed, "simulate"), 0
+        num_bytes = 0
         for chunk in chunks:
-            batch = simulate_chunk(program, controller, streams, chunk, self.max_sites)
+            batch = self.recipe.make(program, chunk)
             yield batch
             num_bytes += batch.nbytes
             if num_bytes >= self.segment_bytes:
@@ -304,7 +282,7 @@ class SimulateStretch:
 def run_stretches(
     store: TraceStore,
     chunks: Sequence[Chunk],
-    task: SimulateStretch,
+    task: StretchTask,
     *,
     executor: Executor,
     observer: Observer | None = None,

@@ -11,7 +11,9 @@ from tracestore.simulators.base import (
     simulator,
 )
 from tracestore.simulators.catalog import NAMES, resolve
-from tracestore.simulators.runtime import Controller, Recorder, StopTrace, observe, sample, tag
+from tracestore.simulators.recorder import Controller, Recorder, StopTrace
+from tracestore.simulators.rejection import rejection
+from tracestore.simulators.runtime import observe, sample, tag
 
 __all__ = [
     "MAX_SITES",
@@ -25,6 +27,7 @@ __all__ = [
     "as_simulator",
     "execute",
     "observe",
+    "rejection",
     "resolve",
     "run_trace",
     "sample",

@@ -172,6 +172,7 @@ def run_trace(
     observations: Mapping[str, NDArray[np.generic]] | None = None,
     max_sites: int = MAX_SITES,
     stream: int = 0,
+    collapse_rejection: bool = False,
 ) -> Trace:
     """Run a simulator once and record its trace.
 
@@ -189,6 +190,8 @@ def run_trace(
         Length cap: a longer run ends as a recorded failure.
     stream
         Number of the random stream, kept in the trace.
+    collapse_rejection
+        Keep only the accepted pass of each loop over `rejection`.
 
     Returns
     -------
@@ -206,7 +209,8 @@ def run_trace(
     >>> run_trace(toys.gum, PriorController(), np.random.default_rng(1), max_sites=2).failure
     'the trace reached 2 sites'
     """
-    return execute(program, Recorder(controller, rng, observations, max_sites), stream)
+    recorder = Recorder(controller, rng, observations, max_sites, collapses_rejection=collapse_rejection)
+    return execute(program, recorder, stream)
 
 
 def execute(program: Simulator, recorder: Recorder, stream: int = 0) -> Trace:
@@ -221,11 +225,11 @@ def execute(program: Simulator, recorder: Recorder, stream: int = 0) -> Trace:
     except MissingExtraError:
         raise
     except Exception as error:  # noqa: BLE001  # whatever a simulator raises is data
-        if recorder.fatal is not None:
-            raise recorder.fatal from None
         status, failure = TraceStatus.FAILED, f"{type(error).__name__}: {error}"
     finally:
         activate(previous)
+    if recorder.fatal is not None:  # also when the simulator swallowed it
+        raise recorder.fatal
     return recorder.finish(result, status, failure, stream, time.perf_counter() - start)
 
 

@@ -12,12 +12,11 @@ import torch
 
 from tracestore.errors import InvalidInputError
 from tracestore.execution.ahead import AheadWorkers
-from tracestore.execution.streams import TraceStreams
-from tracestore.execution.tasks import simulate_chunk
+from tracestore.execution.prior_draws import PriorDraws
 from tracestore.execution.workers import Chunk
 from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.samplers.world import World
-from tracestore.simulators.base import PriorController, Simulator
+from tracestore.simulators.base import Simulator
 from tracestore.traces.batch import TraceBatch
 
 __all__ = ["OnlinePlan", "PriorTraces", "SimulatedSource", "Stretch", "to_tensors"]
@@ -62,15 +61,11 @@ class PriorTraces:
 
     def __init__(self, program: Simulator, seed: int, max_sites: int) -> None:
         self.program, self.seed, self.max_sites = program, seed, max_sites
-        self._controller = PriorController()
-        self._streams: dict[str, TraceStreams] = {}
 
     def __call__(self, stretch: Stretch) -> TraceBatch:
         """Run the simulator for each stream; failed runs are recorded as such."""
-        if stretch.purpose not in self._streams:
-            self._streams[stretch.purpose] = TraceStreams(self.seed, stretch.purpose)
-        chunk = Chunk(0, stretch.first, stretch.num_traces)
-        return simulate_chunk(self.program, self._controller, self._streams[stretch.purpose], chunk, self.max_sites)
+        draws = PriorDraws(self.seed, stretch.purpose, self.max_sites)
+        return draws.make(self.program, Chunk(0, stretch.first, stretch.num_traces))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+"""Traces whose draws come from the prior, chunk by chunk: a function of simulator, seed and stream."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracestore.execution.streams import TraceStreams
+from tracestore.execution.workers import Chunk
+from tracestore.simulators.base import PriorController, Simulator, run_trace
+from tracestore.traces.batch import TraceBatch
+from tracestore.traces.trace import Trace
+
+__all__ = ["PriorDraws"]
+
+
+@dataclass(frozen=True, slots=True)
+class PriorDraws:
+    """Makes prior traces; a recipe that any worker can follow.
+
+    Examples
+    --------
+    >>> from tracestore.simulators.toys import gum
+    >>> len(PriorDraws(seed=1, purpose="simulate", max_sites=100).make(gum, Chunk(0, 0, 3)))
+    3
+    """
+
+    seed: int
+    purpose: str
+    """What the random numbers are for."""
+    max_sites: int
+    """Length cap of a trace, in sites."""
+    observations: Mapping[str, NDArray[np.generic]] | None = None
+    """Values of the named observes; None draws them from their likelihoods."""
+    collapse_rejection: bool = False
+    """Keep only the accepted pass of each rejection loop."""
+
+    def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
+        """Make the traces of a chunk."""
+        return TraceBatch.from_traces(self.traces(program, chunk))
+
+    def traces(self, program: Simulator, chunk: Chunk) -> list[Trace]:
+        """Run the simulator for each stream of a chunk."""
+        controller, streams = PriorController(), TraceStreams(self.seed, self.purpose)
+        return [
+            run_trace(
+                program,
+                controller,
+                streams.rewind(stream),
+                observations=self.observations,
+                max_sites=self.max_sites,
+                stream=stream,
+                collapse_rejection=self.collapse_rejection,
+            )
+            for stream in range(chunk.first, chunk.first + chunk.num_traces)
+        ]

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
+from tracestore.execution.making import make_traces, require_one_place
 from tracestore.execution.prior_draws import PriorDraws
-from tracestore.execution.tasks import ImportableSimulator, StretchTask, run_stretches, segment_limit
-from tracestore.execution.workers import plan_chunks, run_chunks
+from tracestore.execution.tasks import ImportableSimulator
+from tracestore.execution.workers import plan_chunks
 from tracestore.executors import Executor
 from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
 from tracestore.store.job import Job
@@ -99,10 +99,9 @@ def simulate(
     100
     """
     program = as_simulator(simulator)
-    if executor is not None and workers != 1:
-        message = f"Give `workers` or `executor`, not both; got workers={workers}. An executor has workers of its own."
-        raise InvalidInputError(message, argument="workers", found=workers)
-    shipped = None if executor is None else ImportableSimulator.of(program)
+    require_one_place(workers, executor)
+    if executor is not None:
+        ImportableSimulator.of(program)  # refuse what cannot be done before anything is written
     chunks = plan_chunks(num_traces, chunk_size)
     job = simulate_job(
         program,
@@ -122,17 +121,10 @@ def simulate(
         chunks = plan_chunks(num_traces, chunk_size, first=first, first_index=first_index)
     else:
         store = TraceStore.open_or_create(path, job)
-    if executor is not None and shipped is not None:
-        stretch = StretchTask.into(
-            store,
-            shipped,
-            recipe,
-            segment_bytes=segment_limit(executor),
-            identity=f"{job.hash} from chunk {chunks[0].index}, stream {chunks[0].first}",
-        )
-        run_stretches(store, chunks, stretch, executor=executor, observer=observer)
-        return store
-    run_chunks(store, chunks, partial(recipe.make, program), workers=workers, observer=observer)
+    identity = f"{job.hash} from chunk {chunks[0].index}, stream {chunks[0].first}"
+    make_traces(
+        program, store, recipe, chunks, identity=identity, workers=workers, executor=executor, observer=observer
+    )
     return store
 
 

@@ -8,12 +8,13 @@ from numpy.typing import ArrayLike
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
+from tracestore.execution.making import make_traces
 from tracestore.execution.provider import ProposalProvider
-from tracestore.execution.streams import TraceStreams
-from tracestore.execution.workers import plan_chunks, run_chunks
+from tracestore.execution.workers import plan_chunks
+from tracestore.executors import Executor
 from tracestore.inference.conditioning import Conditioning, condition_many, require_positive, require_same_simulator
 from tracestore.inference.lanes import SEAL_SECONDS
-from tracestore.inference.mixture import MixtureSampler
+from tracestore.inference.mixture import MixtureDraws
 from tracestore.posteriors.posterior import Posterior
 from tracestore.posteriors.posterior_set import PosteriorSet
 from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
@@ -39,6 +40,7 @@ def ic(
     num_slots: int = 64,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
     """Estimate the posterior by importance sampling from a trained network.
@@ -69,6 +71,9 @@ def ic(
         Processes; each has its own session with the network.
     max_sites
         Length cap of a trace.
+    executor
+        Where the draws are made, instead of ``workers``; the simulator must be importable by name there, and the
+        network is sent.
     observer
         Told of progress.
 
@@ -92,10 +97,8 @@ def ic(
         simulator, [observations], path, network,
         num_draws=num_draws, seed=seed, defensive=defensive, num_slots=num_slots, workers=workers, max_sites=max_sites,
     )  # fmt: skip
-    sampler = MixtureSampler(
-        program, conditioning.several, network, TraceStreams(seed, "ic"), num_draws, defensive, num_slots, max_sites
-    )
-    _run(store, sampler, workers=workers, observer=observer)
+    recipe = MixtureDraws(conditioning.several, network, int(seed), num_draws, defensive, num_slots, max_sites)
+    _run(program, store, recipe, workers=workers, executor=executor, observer=observer)
     return Posterior(store)
 
 
@@ -111,6 +114,7 @@ def ic_many(
     num_slots: int = 64,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> PosteriorSet:
     """Estimate the posteriors of many observations with one network, their runs side by side.
@@ -120,7 +124,7 @@ def ic_many(
 
     Parameters
     ----------
-    simulator, path, network, seed, defensive, num_slots, workers, max_sites, observer
+    simulator, path, network, seed, defensive, num_slots, workers, max_sites, executor, observer
         As in `ic`.
     observations
         Observed values by name, for each observation.
@@ -141,10 +145,8 @@ def ic_many(
         simulator, observations, path, network, num_observations=len(observations),
         num_draws=num_draws, seed=seed, defensive=defensive, num_slots=num_slots, workers=workers, max_sites=max_sites,
     )  # fmt: skip
-    sampler = MixtureSampler(
-        program, conditioning.several, network, TraceStreams(seed, "ic"), num_draws, defensive, num_slots, max_sites
-    )
-    _run(store, sampler, workers=workers, observer=observer)
+    recipe = MixtureDraws(conditioning.several, network, int(seed), num_draws, defensive, num_slots, max_sites)
+    _run(program, store, recipe, workers=workers, executor=executor, observer=observer)
     return PosteriorSet(store)
 
 
@@ -180,12 +182,28 @@ def _prepare(
     return program, conditioning, TraceStore.open_or_create(path, Job("infer", fields))
 
 
-def _run(store: TraceStore, sampler: MixtureSampler, *, workers: int, observer: Observer | None) -> None:
+def _run(
+    program: Simulator,
+    store: TraceStore,
+    recipe: MixtureDraws,
+    *,
+    workers: int,
+    executor: Executor | None,
+    observer: Observer | None,
+) -> None:
     """Make the draws that the store lacks."""
     # slots run dry at the end of a chunk: with chunks of several waves they are busy most of the time
-    num_traces, num_slots = sampler.num_draws * len(sampler.observations), sampler.num_slots
-    shares_calls = sampler.program.is_reentrant and num_slots > 1
-    chunks = plan_chunks(num_traces, min(8 * num_slots, math.ceil(num_traces / 8)) if shares_calls else None)
-    run_chunks(
-        store, chunks, sampler.draw, workers=workers, segment_seconds=SEAL_SECONDS, observer=observer, phase="infer"
+    num_traces, num_slots = recipe.num_draws * len(recipe.observations), recipe.num_slots
+    shares_calls = program.is_reentrant and num_slots > 1
+    make_traces(
+        program,
+        store,
+        recipe,
+        plan_chunks(num_traces, min(8 * num_slots, math.ceil(num_traces / 8)) if shares_calls else None),
+        identity=store.job.hash if store.job else "",
+        workers=workers,
+        executor=executor,
+        segment_seconds=SEAL_SECONDS,
+        observer=observer,
+        phase="infer",
     )

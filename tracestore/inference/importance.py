@@ -1,18 +1,21 @@
 """Independent draws from the prior: as they are, or weighted by the likelihood of an observation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from tracestore.events import Observer
-from tracestore.execution.streams import TraceStreams
-from tracestore.execution.workers import Chunk, plan_chunks, run_chunks
-from tracestore.inference.conditioning import condition, require_positive
+from tracestore.execution.making import make_traces
+from tracestore.execution.prior_draws import PriorDraws
+from tracestore.execution.workers import Chunk, plan_chunks
+from tracestore.executors import Executor
+from tracestore.inference.conditioning import Conditioning, condition, require_positive
 from tracestore.inference.lanes import SEAL_SECONDS
 from tracestore.posteriors.posterior import Posterior
-from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, as_simulator, run_trace
+from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
@@ -22,7 +25,7 @@ from tracestore.traces.trace import TraceStatus
 if TYPE_CHECKING:
     from tracestore.formats.document import JSON
 
-__all__ = ["importance", "prior"]
+__all__ = ["WeightedDraws", "importance", "prior"]
 
 
 def importance(
@@ -34,6 +37,7 @@ def importance(
     seed: int = 0,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
     """Estimate the posterior by importance sampling from the prior.
@@ -57,6 +61,8 @@ def importance(
         Processes.
     max_sites
         Length cap of a trace.
+    executor
+        Where the draws are made, instead of ``workers``; the simulator must be importable by name there.
     observer
         Told of progress.
 
@@ -86,17 +92,9 @@ def importance(
     program = as_simulator(simulator)
     conditioning = condition(program, observations, seed=seed, max_sites=max_sites)
     return _draw(
-        "is",
-        program,
-        conditioning.observations,
-        conditioning.digest,
-        path,
-        num_draws,
-        seed,
-        workers,
-        max_sites,
-        observer,
-    )
+        "is", program, conditioning, path,
+        num_draws=num_draws, seed=seed, max_sites=max_sites, workers=workers, executor=executor, observer=observer,
+    )  # fmt: skip
 
 
 def prior(
@@ -107,13 +105,14 @@ def prior(
     seed: int = 0,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
     """Draw from the prior, observations included: the prior predictive distribution, all draws weighing the same.
 
     Parameters
     ----------
-    simulator, path, num_draws, seed, workers, max_sites, observer
+    simulator, path, num_draws, seed, workers, max_sites, executor, observer
         As in `importance`.
 
     Returns
@@ -134,48 +133,66 @@ def prior(
     ...     bool(abs(prior(gum, folder + "/prior", num_draws=2000, seed=1).mean("mu") - 1.0) < 0.2)
     True
     """
-    return _draw("prior", as_simulator(simulator), None, None, path, num_draws, seed, workers, max_sites, observer)
+    return _draw(
+        "prior", as_simulator(simulator), None, path,
+        num_draws=num_draws, seed=seed, max_sites=max_sites, workers=workers, executor=executor, observer=observer,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedDraws:
+    """Makes prior traces and weighs them by the likelihood of the observation, if there is one."""
+
+    prior: PriorDraws
+
+    def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
+        """Make the traces of a chunk."""
+        traces = self.prior.traces(program, chunk)
+        for trace in traces:
+            trace.draw = trace.stream
+            if trace.status is not TraceStatus.OK:
+                trace.log_weight = -np.inf
+            elif self.prior.observations is not None:
+                trace.log_weight = trace.log_likelihood
+        return TraceBatch.from_traces(traces)
 
 
 def _draw(
     engine: str,
     program: Simulator,
-    observations: Mapping[str, NDArray[np.generic]] | None,
-    digest: str | None,
+    conditioning: Conditioning | None,
     path: StorePath,
+    *,
     num_draws: int,
     seed: int,
-    workers: int,
     max_sites: int,
+    workers: int,
+    executor: Executor | None,
     observer: Observer | None,
 ) -> Posterior:
     require_positive(num_draws=num_draws, workers=workers)
-    chunks = plan_chunks(num_draws)
-    streams = TraceStreams(seed, engine)
     fields: dict[str, JSON] = {
         "engine": engine,
         "simulator": program.name,
         "fingerprint": program.fingerprint,
-        "observation": digest,
+        "observation": None if conditioning is None else conditioning.digest,
         "num_draws": num_draws,
         "seed": int(seed),
         "max_sites": max_sites,
     }
-    store = TraceStore.open_or_create(path, Job("infer", fields))
-    controller = PriorController()
-
-    def task(chunk: Chunk) -> TraceBatch:
-        traces = []
-        for stream in range(chunk.first, chunk.first + chunk.num_traces):
-            rng = streams.rewind(stream)
-            trace = run_trace(program, controller, rng, observations=observations, max_sites=max_sites, stream=stream)
-            trace.draw = stream
-            if trace.status is not TraceStatus.OK:
-                trace.log_weight = -np.inf
-            elif observations is not None:
-                trace.log_weight = trace.log_likelihood
-            traces.append(trace)
-        return TraceBatch.from_traces(traces)
-
-    run_chunks(store, chunks, task, workers=workers, segment_seconds=SEAL_SECONDS, observer=observer, phase="infer")
+    observations = None if conditioning is None else conditioning.observations
+    job = Job("infer", fields)
+    store = TraceStore.open_or_create(path, job)
+    make_traces(
+        program,
+        store,
+        WeightedDraws(PriorDraws(int(seed), engine, max_sites, observations)),
+        plan_chunks(num_draws),
+        identity=job.hash,
+        workers=workers,
+        executor=executor,
+        segment_seconds=SEAL_SECONDS,
+        observer=observer,
+        phase="infer",
+    )
     return Posterior(store)

@@ -21,20 +21,19 @@ from tracestore.simulators.base import PriorController, Simulator, run_trace
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import Trace, TraceStatus
 
-__all__ = ["MixtureSampler"]
+__all__ = ["MixtureDraws"]
 
 
-@dataclass(slots=True)
-class MixtureSampler:
-    """Makes chunks of draws.
+@dataclass
+class MixtureDraws:
+    """Makes chunks of weighted draws; a recipe that any worker can follow.
 
     Streams are numbered observation by observation; a draw is a function of (seed, stream, the draws of its chunk).
     """
 
-    program: Simulator
     observations: Sequence[Mapping[str, NDArray[np.generic]]]
     network: ProposalProvider
-    streams: TraceStreams
+    seed: int
     num_draws: int
     """Draws for each observation."""
     defensive: float
@@ -42,32 +41,37 @@ class MixtureSampler:
     num_slots: int
     max_sites: int
     session: ProposalSession | None = None
-    """Made where it is used: a forked worker has its own."""
+    """Made where it is used: every worker has its own."""
 
-    def draw(self, chunk: Chunk) -> TraceBatch:
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the session behind."""
+        return {**self.__dict__, "session": None}
+
+    def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
         """Draw and weight one chunk."""
         if self.session is None:
             self.session = self.network.session(self.observations, self.num_slots)
+        streams = TraceStreams(self.seed, "ic")
         traces: dict[int, Trace] = {}
         runs: list[WaveRun] = []
         for stream in range(chunk.first, chunk.first + chunk.num_traces):
-            rng = self.streams.generator(stream)
+            rng = streams.generator(stream)
             if rng.random() < self.defensive:
-                traces[stream] = self._run_prior(stream, rng)
+                traces[stream] = self._run_prior(program, stream, rng)
             else:
                 number = stream // self.num_draws
                 runs.append(WaveRun(stream, rng, self.observations[number], number))
         self._score(traces, self.session)
-        for trace in run_waves(self.program, self.session, runs, num_slots=self.num_slots, max_sites=self.max_sites):
+        for trace in run_waves(program, self.session, runs, num_slots=self.num_slots, max_sites=self.max_sites):
             traces[trace.stream] = trace
         ordered = [traces[stream] for stream in sorted(traces)]
         for trace in ordered:
             self._weigh(trace)
         return TraceBatch.from_traces(ordered)
 
-    def _run_prior(self, stream: int, rng: np.random.Generator) -> Trace:
+    def _run_prior(self, program: Simulator, stream: int, rng: np.random.Generator) -> Trace:
         return run_trace(
-            self.program,
+            program,
             PriorController(),
             rng,
             observations=self.observations[stream // self.num_draws],

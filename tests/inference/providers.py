@@ -35,11 +35,13 @@ class RuleSession:
         self.rule = rule
         self.num_slots = num_slots
         self.calls: list[int] = []
+        self.assigned: list[int] = []
         self.num_scored = 0
         self.is_running: set[int] = set()
 
     def assign(self, slot: int, observation: int) -> None:
         assert 0 <= slot < self.num_slots
+        self.assigned.append(observation)
 
     def propose(
         self,

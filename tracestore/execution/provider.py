@@ -28,6 +28,12 @@ class ProposalSession(Protocol):
             Number of the observation, as they were given to `ProposalProvider.session`.
         """
 
+    def save(self, slot: int) -> object:
+        """Return what `restore` needs to put a slot back to where it is now in its trace."""
+
+    def restore(self, slot: int, saved: object) -> None:
+        """Put a slot back to where it was in this trace: what it visited since is forgotten."""
+
     def propose(
         self,
         slots: Sequence[int],

@@ -40,6 +40,8 @@ class MixtureDraws:
     """Share of the prior in the mixture."""
     num_slots: int
     max_sites: int
+    purpose: str = "ic"
+    """What the random numbers are for."""
     session: ProposalSession | None = None
     """Made where it is used: every worker has its own."""
 
@@ -49,9 +51,13 @@ class MixtureDraws:
 
     def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
         """Draw and weight one chunk."""
+        return TraceBatch.from_traces(self.traces(program, chunk))
+
+    def traces(self, program: Simulator, chunk: Chunk) -> list[Trace]:
+        """Draw and weight the streams of a chunk, in their order."""
         if self.session is None:
             self.session = self.network.session(self.observations, self.num_slots)
-        streams = TraceStreams(self.seed, "ic")
+        streams = TraceStreams(self.seed, self.purpose)
         traces: dict[int, Trace] = {}
         runs: list[WaveRun] = []
         for stream in range(chunk.first, chunk.first + chunk.num_traces):
@@ -67,7 +73,7 @@ class MixtureDraws:
         ordered = [traces[stream] for stream in sorted(traces)]
         for trace in ordered:
             self._weigh(trace)
-        return TraceBatch.from_traces(ordered)
+        return ordered
 
     def _run_prior(self, program: Simulator, stream: int, rng: np.random.Generator) -> Trace:
         return run_trace(

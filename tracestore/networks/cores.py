@@ -22,6 +22,12 @@ class Memory(Protocol):
     def restart(self, slot: int) -> None:
         """Put a slot at the start of a trace."""
 
+    def save(self, slot: int) -> tuple[Tensor, ...]:
+        """Return what `restore` needs to put a slot back to where it is now in its trace."""
+
+    def restore(self, slot: int, saved: tuple[Tensor, ...]) -> None:
+        """Put a slot back to where it was in this trace."""
+
     def advance(self, slots: Sequence[int], x_BI: Tensor) -> Tensor:
         """Advance distinct slots by one site; returns the outputs, shape ``(B, H)``."""
 
@@ -75,6 +81,13 @@ class _NoMemory:
         self._core = core
 
     def restart(self, slot: int) -> None:
+        """Do nothing."""
+
+    def save(self, slot: int) -> tuple[Tensor, ...]:
+        """Return nothing."""
+        return ()
+
+    def restore(self, slot: int, saved: tuple[Tensor, ...]) -> None:
         """Do nothing."""
 
     def advance(self, slots: Sequence[int], x_BI: Tensor) -> Tensor:

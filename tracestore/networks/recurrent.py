@@ -159,6 +159,14 @@ class RecurrentMemory:
         """Put a slot at the start of a trace."""
         self._state[:, :, slot] = 0.0
 
+    def save(self, slot: int) -> tuple[Tensor, ...]:
+        """Return a slot's state."""
+        return (self._state[:, :, slot].clone(),)
+
+    def restore(self, slot: int, saved: tuple[Tensor, ...]) -> None:
+        """Put a slot back into a state."""
+        self._state[:, :, slot] = saved[0]
+
     def advance(self, slots: Sequence[int], x_BI: Tensor) -> Tensor:
         """Advance some slots by one site; returns the outputs, shape ``(B, H)``.
 

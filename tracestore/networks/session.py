@@ -9,6 +9,7 @@ Shapes: B runs in one call, S slots, K observations, E embedding of one, H recur
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -115,6 +116,17 @@ class NetworkSession:
     def assign(self, slot: int, observation: int) -> None:
         """Say for which observation a slot runs from its next trace on; see `ProposalSession.assign`."""
         self._observation_of_slot[slot] = observation
+
+    def save(self, slot: int) -> object:
+        """Return what `restore` needs; see `ProposalSession.save`."""
+        state = self._slots[slot]
+        return _Slot(state.last, list(state.queue)), self._memory.save(slot)
+
+    def restore(self, slot: int, saved: object) -> None:
+        """Put a slot back to where it was in its trace; see `ProposalSession.restore`."""
+        state, memory = cast("tuple[_Slot, tuple[Tensor, ...]]", saved)
+        self._slots[slot] = _Slot(state.last, list(state.queue))
+        self._memory.restore(slot, memory)
 
     def propose(
         self,

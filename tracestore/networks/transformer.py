@@ -207,6 +207,14 @@ class TransformerMemory:
         self._before_SH[slot] = self._core.start.detach()
         self._lengths_S[slot] = 0
 
+    def save(self, slot: int) -> tuple[Tensor, ...]:
+        """Return how far a slot is in its trace; what it has kept stays in its place."""
+        return self._before_SH[slot].clone(), self._lengths_S[slot].clone()
+
+    def restore(self, slot: int, saved: tuple[Tensor, ...]) -> None:
+        """Put a slot back to where it was in this trace."""
+        self._before_SH[slot], self._lengths_S[slot] = saved
+
     @torch.no_grad()
     def advance(self, slots: Sequence[int], x_BI: Tensor) -> Tensor:
         """Advance some slots by one site; returns the outputs, shape ``(B, H)``.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError, MissingExtraError
 from tracestore.simulators.addresses import mark_root, source_text
-from tracestore.simulators.runtime import Controller, Recorder, StopTrace, Value, activate
+from tracestore.simulators.recorder import CollapsedLoop, Controller, Recorder, StopTrace, Value
+from tracestore.simulators.runtime import activate
 from tracestore.traces.distributions import Distribution
 from tracestore.traces.layout import Site
 from tracestore.traces.trace import Trace, TraceStatus
@@ -209,7 +210,9 @@ def run_trace(
     >>> run_trace(toys.gum, PriorController(), np.random.default_rng(1), max_sites=2).failure
     'the trace reached 2 sites'
     """
-    recorder = Recorder(controller, rng, observations, max_sites, collapses_rejection=collapse_rejection)
+    recorder = Recorder(
+        controller, rng, observations, max_sites, make_loop=CollapsedLoop if collapse_rejection else None
+    )
     return execute(program, recorder, stream)
 
 
@@ -228,6 +231,8 @@ def execute(program: Simulator, recorder: Recorder, stream: int = 0) -> Trace:
         status, failure = TraceStatus.FAILED, f"{type(error).__name__}: {error}"
     finally:
         activate(previous)
+    if status is TraceStatus.OK and recorder.left_loop is not None:
+        raise recorder.left_loop
     if recorder.fatal is not None:  # also when the simulator swallowed it
         raise recorder.fatal
     return recorder.finish(result, status, failure, stream, time.perf_counter() - start)

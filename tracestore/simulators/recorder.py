@@ -1,7 +1,7 @@
 """The recorder: what one run of a simulator draws, observes and tags, as it happens, and the trace it becomes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from tracestore.traces.distributions import Distribution
 from tracestore.traces.layout import Site, SiteKind
 from tracestore.traces.trace import RESULT, Trace, TraceStatus
 
-__all__ = ["Controller", "RecordedLoop", "Recorder", "Snapshot", "StopTrace", "Value"]
+__all__ = ["CollapsedLoop", "Controller", "KeepPasses", "LoopRule", "Recorder", "Snapshot", "StopTrace", "Value"]
 
 MAX_RESULT_NUMBERS = 1024
 """A return value with more numbers is not recorded as the trace's result."""
@@ -61,8 +61,8 @@ class Recorder:
         Values to condition on, by name; None generates observations from the likelihoods.
     max_sites
         The run is stopped when it reaches more sites, those of collapsed passes included.
-    collapses_rejection
-        Forget the passes of a rejection loop that were not accepted.
+    make_loop
+        Makes what conducts each loop over `rejection`; None keeps all passes.
     """
 
     def __init__(
@@ -72,15 +72,17 @@ class Recorder:
         observations: Mapping[str, NDArray[np.generic]] | None,
         max_sites: int,
         *,
-        collapses_rejection: bool = False,
+        make_loop: "Callable[[Recorder], LoopRule] | None" = None,
     ) -> None:
         self.controller = controller
         self.rng = rng
         self.given = observations
         self.max_sites = max_sites
-        self.collapses_rejection = collapses_rejection
+        self.make_loop = make_loop
         self.num_open_loops = 0
         """Rejection loops that the run is in."""
+        self.left_loop: Exception | None = None
+        """What is wrong with how a loop was left, if the run ends well; an error that ends a run leaves loops, too."""
         self.fatal: Exception | None = None
         self.sites: list[Site] = []
         self.values: list[Value | None] = []
@@ -136,10 +138,10 @@ class Recorder:
         site = self._site(place, suffix, SiteKind.TAG, False, name, None, array.shape)
         self._record(site, array if array.shape else float(array), 0.0, None)
 
-    def open_loop(self) -> "RecordedLoop":
+    def open_loop(self) -> "LoopRule":
         """Enter a rejection loop and return how it is conducted."""
         self.num_open_loops += 1
-        return RecordedLoop(self)
+        return KeepPasses() if self.make_loop is None else self.make_loop(self)
 
     def close_loop(self) -> None:
         """Leave a rejection loop."""
@@ -263,19 +265,49 @@ class Snapshot(NamedTuple):
     log_likelihood: float
 
 
-class RecordedLoop:
-    """Conducts a rejection loop as the program has it; passes that are not accepted are kept, or forgotten."""
+class LoopRule(Protocol):
+    """How one rejection loop of one run is conducted."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self.start = recorder.snapshot() if recorder.collapses_rejection else None
+    def start_attempt(self) -> None:
+        """Prepare the next pass."""
+
+    def end_attempt(self, *, is_accepted: bool) -> bool:
+        """Take note of a pass; return whether the loop ends with it."""
+
+    def leave(self) -> None:
+        """Take note that the program has left the loop, at its end or before."""
+
+
+class KeepPasses:
+    """A loop as the program has it: every pass is recorded."""
 
     def start_attempt(self) -> None:
         """Let the program draw."""
 
     def end_attempt(self, *, is_accepted: bool) -> bool:
-        """Keep the pass or forget it."""
-        if self.start is not None and not is_accepted:
+        """End with the accepted pass."""
+        return is_accepted
+
+    def leave(self) -> None:
+        """Accept that it is over."""
+
+
+class CollapsedLoop(KeepPasses):
+    """A loop of which only the accepted pass is recorded.
+
+    Parameters
+    ----------
+    recorder
+        Of the run.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.start = recorder.snapshot()
+
+    def end_attempt(self, *, is_accepted: bool) -> bool:
+        """Forget a pass that was not accepted."""
+        if not is_accepted:
             self.recorder.forget_since(self.start)
         return is_accepted
 

@@ -7,15 +7,16 @@ Markov engines keep every rejected draw: whether later ones are accepted may dep
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from tracestore.errors import SimulatorProtocolError
+from tracestore.simulators.recorder import KeepPasses
 from tracestore.simulators.runtime import current_recorder
 
 if TYPE_CHECKING:
     from tracestore.simulators.recorder import Recorder
 
-__all__ = ["Attempt", "LoopRule", "Rejection", "rejection"]
+__all__ = ["Attempt", "Rejection", "rejection"]
 
 
 class Attempt:
@@ -29,16 +30,6 @@ class Attempt:
         self.is_accepted = True
 
 
-class LoopRule(Protocol):
-    """How one rejection loop of one run is conducted."""
-
-    def start_attempt(self) -> None:
-        """Prepare the next pass."""
-
-    def end_attempt(self, *, is_accepted: bool) -> bool:
-        """Take note of a pass; return whether the loop ends with it."""
-
-
 class Rejection:
     """A rejection loop; made by `rejection`."""
 
@@ -49,7 +40,7 @@ class Rejection:
         self._recorder = recorder = current_recorder()
         if recorder is None:
             return self
-        if recorder.collapses_rejection:
+        if recorder.make_loop is not None:
             message = (
                 "A loop inside `with ts.rejection():` cannot be collapsed, since its passes cannot be told apart;"
                 " write it as `for attempt in ts.rejection():` with `attempt.accept()`."
@@ -67,7 +58,7 @@ class Rejection:
 
     def __iter__(self) -> Iterator[Attempt]:
         recorder = current_recorder()
-        rule: LoopRule = _Keep() if recorder is None else recorder.open_loop()
+        rule = KeepPasses() if recorder is None else recorder.open_loop()
         try:
             while True:
                 rule.start_attempt()
@@ -76,6 +67,7 @@ class Rejection:
                 if rule.end_attempt(is_accepted=attempt.is_accepted):
                     return
         finally:
+            rule.leave()
             if recorder is not None:
                 recorder.close_loop()
 
@@ -122,13 +114,3 @@ def rejection() -> Rejection:
     True
     """
     return Rejection()
-
-
-class _Keep:
-    """Outside of a run there is nothing to record."""
-
-    def start_attempt(self) -> None:
-        pass
-
-    def end_attempt(self, *, is_accepted: bool) -> bool:
-        return is_accepted

@@ -1,8 +1,10 @@
 """The verb `train`: one call that starts, resumes or returns a training, on one rank or many."""
 
+import copy
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from torch import nn
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer, PhaseFinished
+from tracestore.formats.document import digest
 from tracestore.networks.network import ProposalNetwork
-from tracestore.networks.persistence import load_network
+from tracestore.networks.persistence import load_network, write_network
 from tracestore.networks.user_modules import ModuleRecord
 from tracestore.samplers.policy import BatchPolicy
 from tracestore.samplers.selection import Subset, select_traces
@@ -39,6 +42,7 @@ def train(
     path: str | Path,
     *,
     config: TrainConfig | None = None,
+    start: ProposalNetwork | None = None,
     modules: Mapping[str, nn.Module] | None = None,
     observer: Observer | None = None,
     communicator: Communicator | None = None,
@@ -61,6 +65,9 @@ def train(
         Folder for the network; it is created.
     config
         What to train and how; sizes that are not set are chosen by the size of the store.
+    start
+        A network to go on from, with its weights and its standardization of observations; ``config.network`` then
+        means nothing. It is not changed.
     modules
         Modules of your own that embed observations, by the name of the observation.
     observer
@@ -106,11 +113,11 @@ def train(
     folder, given = Path(path), {} if modules is None else modules
     ranks = open_communicator(ranks_by, device=config.device) if communicator is None else nullcontext(communicator)
     with ranks as communicator:
-        resolved = resolve_config(config, opened)
-        job = training_job({**_describe(opened), **_describe_modules(given)}, resolved)
+        resolved = resolve_config(config if start is None else replace(config, network=start.config), opened)
+        job = training_job({**_describe(opened), **_describe_start(start), **_describe_modules(given)}, resolved)
         if not claim_together(folder, job, resolved, communicator):
             started = time.perf_counter()
-            _Training(opened, folder, resolved, given, observer, communicator).finish()
+            _Training(opened, folder, resolved, start, given, observer, communicator).finish()
             if observer is not None and communicator.rank == 0:
                 observer(PhaseFinished("train", time.perf_counter() - started))
         communicator.barrier()
@@ -121,11 +128,11 @@ class _Training:
     """One training under way in its folder, on one rank."""
 
     def __init__(
-        self, store: TraceStore, folder: Path, config: TrainConfig, modules: Mapping[str, nn.Module],
-        observer: Observer | None, communicator: Communicator,
+        self, store: TraceStore, folder: Path, config: TrainConfig, start: ProposalNetwork | None,
+        modules: Mapping[str, nn.Module], observer: Observer | None, communicator: Communicator,
     ) -> None:  # fmt: skip
         self.store, self.folder, self.config, self.modules = store, folder, config, modules
-        self.communicator = communicator
+        self.start, self.communicator = start, communicator
         source = StoreSource(self._loader("train"), config.epochs or 1, config.accumulate)
         self.num_training_traces = source.loader.plan.num_traces
         # all rows are there from the start, so that ranks need not agree on new ones in every step
@@ -155,6 +162,16 @@ class _Training:
         )
 
     def _new_network(self) -> ProposalNetwork:
+        """Copy the network to start from, or set one up, with rows for all addresses of the store."""
+        network = self._fitted_network() if self.start is None else copy.deepcopy(self.start)
+        network.active.fill_(True)  # what was left to the prior may learn, too
+        sites = network.missing(sorted(self.store.sites(), key=lambda site: (site.base, site.instance)))
+        require_memory(network, sites, self.config.optimizer.num_moments, available_memory())
+        network.grow(sites)
+        return network
+
+    def _fitted_network(self) -> ProposalNetwork:
+        """Set up a network whose inputs are standardized to a part of the store."""
         status, stream = split_columns(self.store)
         good = np.flatnonzero(select_traces(status, stream, "train", self.config.validation_fraction))
         chosen = np.random.default_rng(self.config.seed).choice(good, min(NUM_FIT_TRACES, len(good)), replace=False)
@@ -170,9 +187,6 @@ class _Training:
                 raise InvalidInputError(message, name=name, traces=tuple(bad.tolist()))
         network = ProposalNetwork(self.store.observation_shapes, self.config.network, modules=self.modules)
         network.observation.fit(batch.observations)
-        sites = network.missing(sorted(self.store.sites(), key=lambda site: (site.base, site.instance)))
-        require_memory(network, sites, self.config.optimizer.num_moments, available_memory())
-        network.grow(sites)
         return network
 
     def _loader(self, subset: Subset) -> TraceLoader:
@@ -187,6 +201,10 @@ class _Training:
             world=self.communicator.world,
             prefetch=self.config.prefetch or None,
         )
+
+
+def _describe_start(start: ProposalNetwork | None) -> dict[str, object]:
+    return {} if start is None else {"start": digest(b"".join(write_network(start).values()))}
 
 
 def _describe_modules(modules: Mapping[str, nn.Module]) -> dict[str, object]:

@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "tracestore needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -e ".[train,tensorboard,sort,mpi,report,sims,zarr,objects,hdf5,awkward]" --group dev -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[train,tensorboard,sort,mpi,report,sims,zarr,objects,hdf5,awkward,xarray]" --group dev -c constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP) ## tau decays end to end: simulate, sort, train, infer, report (writes demo-output/report.html)

@@ -24,6 +24,8 @@ NEEDED = {
     'backend="zarr"': "tracestore.formats.zarr",
     "memory://": "tracestore.storage.objects",
     "torch": "tracestore.samplers.torch_loader",
+    "to_datatree": "tracestore.posteriors.datatree",
+    "to_pandas": "tracestore.posteriors.data_frame",
     "to_dask": "tracestore.store.dask_arrays",
     "DaskExecutor": "tracestore.executors.dask",
     "MPIExecutor": "tracestore.executors.mpi",
@@ -35,6 +37,7 @@ PEERS = ("accelerate", "bayesflow", "lightning", "sbi")
 SMALLER = {
     r"\bnum_traces=[\d_]+": "num_traces=400",
     r"\bnum_draws=[\d_]+": "num_draws=200",
+    r"\bnum_trials=[\d_]+": "num_trials=12",
     r'train\("traces", "network"\)': 'train("traces", "network", config=ts.training.TrainConfig(epochs=1))',
 }
 

@@ -63,6 +63,7 @@ __all__ = [
     "trace_loader",
     "traces",
     "training",
+    "workflows",
 ]
 
 # public name -> module that defines it; "" marks a room, which is the module tracestore.<name> itself
@@ -129,6 +130,7 @@ _TABLE: dict[str, str] = {
             "store",
             "traces",
             "training",
+            "workflows",
         ],
         "",
     ),
@@ -155,6 +157,7 @@ if TYPE_CHECKING:
         store,
         traces,
         training,
+        workflows,
     )
     from tracestore.errors import TracestoreError
     from tracestore.execution.generate import simulate

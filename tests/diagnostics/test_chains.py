@@ -13,6 +13,7 @@ from tracestore.diagnostics.chains import (
     is_constant,
     mcse,
     rhat,
+    rhat_nested,
 )
 from tracestore.errors import DiagnosticError, InvalidInputError
 
@@ -72,6 +73,22 @@ class TestAgainstArviz:
     def test_mcse_of_the_mean(self, draws: np.ndarray) -> None:
         assert mcse(draws) == pytest.approx(array_stats.mcse(draws, method="mean"), rel=1e-8)
 
+    @pytest.mark.parametrize("probability", [0.05, 0.5, 0.9])
+    def test_quantile(self, draws: np.ndarray, probability: float) -> None:
+        size = ess(draws, method="quantile", probability=probability)
+        assert size == pytest.approx(array_stats.ess(draws, method="quantile", prob=probability), rel=1e-8)
+        error = mcse(draws, method="quantile", probability=probability)
+        assert error == pytest.approx(array_stats.mcse(draws, method="quantile", prob=probability), rel=1e-8)
+
+    @pytest.mark.parametrize("num_superchains", [2, 4, 16])
+    def test_nested_rhat(self, num_superchains: int) -> None:
+        rng = np.random.default_rng(num_superchains)
+        chains = rng.normal(size=(16, 12)) + 0.3 * rng.normal(size=(16, 1))
+        superchains = np.repeat(np.arange(num_superchains), 16 // num_superchains)
+        assert rhat_nested(chains, superchains) == pytest.approx(
+            array_stats.rhat_nested(chains, superchains), rel=1e-10
+        )
+
     def test_autocorrelation(self, draws: np.ndarray) -> None:
         np.testing.assert_allclose(autocorrelation(draws), array_stats.autocorr(draws, axis=-1), atol=1e-10)
 
@@ -112,6 +129,33 @@ class TestKnownBad:
         assert mcse(chains, method="sd") == pytest.approx(1 / math.sqrt(2 * 20_000), rel=0.15)
 
 
+class TestNested:
+    def test_many_chains_too_short_for_rhat_pass(self) -> None:
+        chains = np.random.default_rng(5).normal(size=(256, 4))
+        assert rhat_nested(chains, np.repeat(np.arange(4), 64)) < 1.05
+
+    def test_superchains_elsewhere_are_found(self) -> None:
+        chains = np.random.default_rng(6).normal(size=(64, 8)) + np.repeat(np.arange(4), 16)[:, None]
+        assert rhat_nested(chains, np.repeat(np.arange(4), 16)) > 1.2
+
+    def test_any_numbers_name_superchains(self) -> None:
+        chains = np.random.default_rng(7).normal(size=(8, 20))
+        assert rhat_nested(chains, [9, 9, 9, 9, 2, 2, 2, 2]) == rhat_nested(chains, [0, 0, 0, 0, 1, 1, 1, 1])
+
+    def test_stuck_and_constant(self) -> None:
+        assert rhat_nested(np.repeat([[1.0], [2.0]], 10, axis=1), [0, 1]) == math.inf
+        assert math.isnan(rhat_nested(np.ones((4, 10)), [0, 0, 1, 1]))
+
+    @pytest.mark.parametrize("superchains", [[0, 0, 0, 0], [0, 0, 0, 1]])
+    def test_refuses_superchains_that_cannot_be_compared(self, superchains) -> None:
+        with pytest.raises(DiagnosticError, match="equally many chains"):
+            rhat_nested(np.random.default_rng(8).normal(size=(4, 10)), superchains)
+
+    def test_refuses_too_few_numbers(self) -> None:
+        with pytest.raises(InvalidInputError, match="found 2 for 4"):
+            rhat_nested(np.zeros((4, 10)), [0, 1])
+
+
 class TestConstant:
     @pytest.mark.parametrize("value", [0.0, 3.5, 1e300])
     def test_constant_draws_are_told_apart(self, value: float) -> None:
@@ -150,3 +194,9 @@ class TestRefusals:
     def test_unknown_method(self) -> None:
         with pytest.raises(InvalidInputError, match="'median'"):
             ess(np.arange(10.0), method="median")  # type: ignore[arg-type]  # the mistake under test
+
+    @pytest.mark.parametrize("function", [ess, mcse])
+    @pytest.mark.parametrize(("method", "probability"), [("quantile", None), ("mean", 0.5), ("quantile", 1.5)])
+    def test_probability_that_does_not_fit(self, function, method, probability) -> None:
+        with pytest.raises(InvalidInputError, match="belongs to the method 'quantile'"):
+            function(np.arange(10.0), method=method, probability=probability)

@@ -57,6 +57,14 @@ def test_hardly_any_weight_cannot_be_judged() -> None:
     assert pareto_khat([0.0, 1.0, 2.0]) == math.inf
 
 
+def test_a_few_weights_above_many_that_tie_have_no_shape_and_stay_as_they_are() -> None:
+    log_weights = np.zeros(1000)
+    log_weights[:3] = [3.0, 4.0, 5.0]
+    smoothed, khat = smooth_log_weights(log_weights)
+    assert khat == math.inf
+    np.testing.assert_allclose(smoothed, log_weights - math.log(np.exp(log_weights).sum()))
+
+
 def test_input_is_left_alone() -> None:
     log_weights = np.random.default_rng(12).normal(size=500)
     before = log_weights.copy()

@@ -10,6 +10,7 @@ from tracestore.store.job import Job
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.distributions import Distribution, from_parameters
 from tracestore.traces.layout import Site
+from tracestore.traces.trace import Trace
 
 Rule = Callable[[Site, Distribution, float | None], Distribution | None]
 
@@ -59,13 +60,23 @@ class RuleSession:
             self.is_running.add(slot)
         return [self.rule(*request) for request in zip(sites, priors, previous, strict=True)]  # type: ignore[arg-type]
 
+    def save(self, slot: int) -> object:
+        return slot in self.is_running
+
+    def restore(self, slot: int, saved: object) -> None:
+        (self.is_running.add if saved else self.is_running.discard)(slot)
+
     def log_prob(self, batch: TraceBatch, observation: int | np.ndarray = 0) -> np.ndarray:
         self.num_scored += len(batch)
-        return np.array([self._score(batch, row) for row in range(len(batch))])
+        sums = [sum(self._score(batch[row])) for row in range(len(batch))]
+        return np.array([total if math.isfinite(total) else -math.inf for total in sums])
 
-    def _score(self, batch: TraceBatch, row: int) -> float:
-        trace, total, previous = batch[row], 0.0, None
-        offsets = trace.layout.parameter_offsets
+    def site_log_probs(self, batch: TraceBatch, observation: int | np.ndarray = 0) -> np.ndarray:
+        return np.array([score for row in range(len(batch)) for score in self._score(batch[row])])
+
+    def _score(self, trace: Trace) -> list[float]:
+        found: list[float] = []
+        offsets, previous = trace.layout.parameter_offsets, None
         for position, site in enumerate(trace.sites):
             if not site.is_controlled:
                 continue
@@ -74,7 +85,6 @@ class RuleSession:
             )
             value = trace.value(position)
             proposal = self.rule(site, prior, previous)  # type: ignore[arg-type]
-            log_prob = (proposal or prior).log_prob(value)
-            total = total + log_prob if math.isfinite(log_prob) else -math.inf
+            found.append((proposal or prior).log_prob(value))
             previous = value
-        return total
+        return found

@@ -94,7 +94,7 @@ EXECUTORS = [
 
 
 def columns(posterior: Posterior) -> dict[int, tuple[float, ...]]:
-    return {trace.stream: (trace["mu"], trace.log_weight) for trace in posterior.store}
+    return {trace.stream: (float(trace["mu"]), trace.log_weight) for trace in posterior.store}
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

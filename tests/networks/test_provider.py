@@ -15,7 +15,7 @@ def as_provider(network: ProposalNetwork) -> ProposalProvider:
 
 
 def start(provider: ProposalProvider) -> ProposalSession:
-    return provider.session({"seen": np.zeros(())}, 2)
+    return provider.session([{"seen": np.zeros(())}], 2)
 
 
 def test_a_network_is_a_provider():

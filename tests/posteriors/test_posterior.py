@@ -17,9 +17,13 @@ from tracestore.inference import Posterior, RMHConfig, importance, lmh, open_pos
 from tracestore.simulators.base import Simulator, simulator
 from tracestore.simulators.runtime import observe, sample, tag
 from tracestore.simulators.toys import gum
+from tracestore.store.job import Job
+from tracestore.store.trace_store import TraceStore
+from tracestore.traces.batch import TraceBatch
 from tracestore.traces.distributions import Bernoulli, Normal
 
 OBSERVED = {"y": 1.0}
+GUM_OBSERVED = {"obs0": 8.0, "obs1": 9.0}
 
 
 @simulator
@@ -33,6 +37,15 @@ def mixed() -> float:
     tag(3.0, name="three")
     observe(Normal(x, 1.0), name="y")
     return x
+
+
+@simulator
+def shifted() -> float:
+    """What `gum` observes, with another prior."""
+    mu = sample(Normal(6.0, 2.0), name="mu")
+    observe(Normal(mu, math.sqrt(2.0)), name="obs0")
+    observe(Normal(mu, math.sqrt(2.0)), name="obs1")
+    return mu
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +188,24 @@ class TestJoined:
         values = np.concatenate([weighted.values("x").values, other.values("x").values])
         assert both.mean("x") == pytest.approx(float(np.exp(pooled) @ values / np.exp(pooled).sum()))
         assert len(both.resample(100, np.random.default_rng(3))) == 100
+
+    def test_draws_of_several_proposals_pool_to_one_estimate(self, folder: Path) -> None:
+        # log evidence and mean of gum at these values are exact; the second store has another proposal and size
+        prior_like = importance(gum, GUM_OBSERVED, folder / "pool-is", num_draws=900, seed=1)
+        traces = list(importance(shifted, GUM_OBSERVED, folder / "pool-q", num_draws=300, seed=2).store)
+        for trace in traces:
+            log_prior = Normal(1.0, math.sqrt(5.0)).log_prob(float(trace["mu"]))
+            trace.log_proposal, trace.log_weight = trace.log_prior, trace.log_weight + log_prior - trace.log_prior
+        job = prior_like.store.job
+        assert job is not None
+        store = TraceStore.create(folder / "pool-ic", job=Job("infer", {**job.fields, "engine": "ic"}))
+        store.append(TraceBatch.from_traces(traces))
+        both = Posterior(prior_like.store, store)
+        assert both.engine == "is+ic"
+        pooled = np.concatenate([prior_like.log_weights, [trace.log_weight for trace in traces]])
+        assert both.log_evidence == pytest.approx(float(np.log(np.exp(pooled).mean())))
+        assert abs(both.log_evidence + 8.239403981583319) < 4 * both.log_evidence_se
+        assert abs(float(both.mean("mu")) - 7.25) < 4 * float(both.mcse("mu"))
 
     def test_chains_are_numbered_on(self, folder: Path, chained: Posterior) -> None:
         other = lmh(mixed, OBSERVED, folder / "lmh", num_draws=600, chains=3, seed=2, warmup=200)

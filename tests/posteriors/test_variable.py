@@ -110,6 +110,34 @@ class TestChains:
         assert "for the variable 'x'" in caught.value.__notes__
 
 
+class TestReweightedChains:
+    def test_errors_are_those_of_many_runs(self) -> None:
+        # AR(1) chains of unit variance, weighted by exp(x): the weighted mean is 1
+        rng = np.random.default_rng(11)
+        steps = rng.normal(size=(400, 2, 600)) * math.sqrt(1.0 - 0.7**2)
+        steps[:, :, 0] /= math.sqrt(1.0 - 0.7**2)
+        for place in range(1, 600):
+            steps[:, :, place] += 0.7 * steps[:, :, place - 1]
+        means, errors = [], []
+        for run in steps:
+            flat = run.ravel()
+            weights = np.exp(flat)
+            draws = Draws(flat, weights / weights.sum(), np.repeat([0, 1], 600), np.tile(np.arange(600), 2))
+            variable = Variable("x", draws, has_chains=True, is_reweighted=True)
+            means.append(float(variable.mean()))
+            errors.append(float(variable.mcse()))
+        assert np.mean(means) == pytest.approx(1.0, abs=0.03)
+        assert np.mean(errors) == pytest.approx(float(np.std(means)), rel=0.2)
+
+    def test_size_is_that_of_the_error(self) -> None:
+        values = np.random.default_rng(12).normal(size=(2, 500))
+        plain = chains(values)
+        x = Variable("x", plain.draws, has_chains=True, is_reweighted=True)
+        assert x.mcse() == pytest.approx(plain.mcse(), rel=1e-2)
+        assert x.ess() == pytest.approx(float(x.var()) / float(x.mcse()) ** 2)
+        assert x.finite_sizes() == [x.ess()]
+
+
 class TestSummary:
     def test_constant_variables_say_so(self) -> None:
         (row,) = chains(np.full((2, 50), 7.0)).summary_rows([0.5])

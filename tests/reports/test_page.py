@@ -11,6 +11,9 @@ pytest.importorskip("matplotlib")
 
 import matplotlib as mpl
 
+from tracestore.posteriors.findings import Diagnosis, Finding, Verdict
+from tracestore.posteriors.summary import AddressAcceptance, MoveAcceptance
+from tracestore.reports.chain_plots import chains_svg, running_svg
 from tracestore.reports.data import (
     COLORS,
     DASHES,
@@ -23,8 +26,9 @@ from tracestore.reports.data import (
 )
 from tracestore.reports.page import Page, render_page
 from tracestore.reports.pair_plots import joint_draws, pairs_svg
-from tracestore.reports.plots import bin_edges, chains_svg, loss_svg, marginal_svg, weights_svg
-from tracestore.reports.verdict import compare, describe_agreement, judge
+from tracestore.reports.plots import bin_edges, loss_svg, marginal_svg
+from tracestore.reports.verdict import compare, describe_agreement
+from tracestore.reports.weight_plots import weights_svg
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -81,7 +85,6 @@ def make_page(engines, variables, **parts) -> Page:
     defaults = {
         "title": "A title",
         "lead": "lead",
-        "judgements": {e.label: judge(e) for e in engines},
         "agreements": agreements,
         "agreement": describe_agreement(agreements, len(engines)),
         "marginals": {v.name: marginal_svg(v, engines) for v in variables},
@@ -101,15 +104,15 @@ def test_page_has_all_parts_and_closes_every_tag():
     history = History(traces=steps, loss=9 - steps / 20, validation_traces=steps[::20], validation_loss=steps[::20])
     page = make_page(
         engines, variables, pairs=pairs_svg(variables, engines), chains={"RMH": chains_svg(variables, engines[1])},
-        weights=weights_svg(engines[:1]), loss=loss_svg(history), loss_words="seen", phases={"simulate": 61.0},
-        versions={"numpy": "2"},
+        running={"RMH": running_svg(variables, engines[1])}, weights=weights_svg(engines[:1]), loss=loss_svg(history),
+        loss_words="seen", phases={"simulate": 61.0}, versions={"numpy": "2"},
     )  # fmt: skip
     html = render_page(page)
     headings = Balance(html).headings
     assert headings[0] == "A title"
     for part in ("Summary", "Posterior marginals", "Correlations", "Diagnostics", "Numbers", "What was run"):
         assert part in headings
-    assert "Chains of RMH" in headings
+    assert {"Chains of RMH", "Convergence of RMH", "Importance weights"} <= set(headings)
     assert "1 min 01 s" in html
     assert "numpy 2" in html
 
@@ -136,7 +139,10 @@ def test_page_refers_to_nothing_outside_itself():
 def test_foreign_text_is_escaped_and_never_read_as_mathematics():
     nasty = '<b>&"x" $\\frac{1}$ $'
     facts = RunFacts(place=nasty, verb=nasty, fields={nasty: nasty})
-    engine = make_engine(label=nasty, facts=facts)
+    engine = make_engine(
+        label=nasty, facts=facts, diagnosis=Diagnosis(nasty, (Finding(Verdict.BAD, nasty, nasty, nasty, nasty),)),
+        moves=(MoveAcceptance(0, nasty, 5, 3, 0),), addresses=(AddressAcceptance(nasty, 5, 3),),
+    )  # fmt: skip
     continuous = make_variable("px", [engine.marginals["px"]], label=nasty, truth=1.0)
     discrete = make_variable("n", [engine.marginals["n"]], label=nasty, category_labels=[nasty] * 3)
     variables = [continuous, discrete]
@@ -257,3 +263,78 @@ def test_weights_that_are_zero_are_left_out_of_the_figure():
 def test_long_chains_are_thinned():
     engine = make_engine(draws={"x": np.random.default_rng(1).normal(size=100_000)})
     assert len(chains_svg(variables_of([engine]), engine)) < 60_000
+
+
+def test_running_figures_need_several_draws_and_something_that_varies():
+    constant = make_engine(draws={"x": np.full(400, 2.5)})
+    short = make_engine(draws={"x": np.random.default_rng(1).normal(size=12)})
+    for engine in (constant, short):
+        assert running_svg(variables_of([engine]), engine) == ""
+    one = make_engine(draws={"x": np.random.default_rng(1).normal(size=400)}, chains=1)
+    assert "one chain has no R-hat" in texts(running_svg(variables_of([one]), one))
+
+
+def test_ranks_of_chains_that_agree_are_flat_and_of_others_not():
+    rng = np.random.default_rng(2)
+    together = make_engine(draws={"x": rng.normal(size=4000)})
+    apart = make_engine(draws={"x": rng.normal(size=4000) + 3.0 * (np.arange(4000) % 2)})
+    tops = []
+    for engine in (together, apart):
+        variable = variables_of([engine])
+        tops.append(texts(chains_svg(variable, engine)))
+    assert "ranks by chain" in tops[0]
+    assert tops[0] != tops[1]
+
+
+def test_chains_that_lack_a_variable_are_said_to():
+    rng = np.random.default_rng(1)
+    marginal = make_marginal(rng.normal(size=60), None, np.zeros(60, int), np.arange(60), share=0.3)
+    engine = Engine(
+        label="RMH", color=COLORS[0], dash="solid", num_draws=200, num_chains=2, is_weighted=False, ess=9.0,
+        marginals={"x": marginal},
+    )  # fmt: skip
+    variables = variables_of([engine])
+    assert "constant, or too few draws" in texts(chains_svg(variables, engine))
+    assert running_svg(variables, engine) == ""
+
+
+@pytest.mark.parametrize(("number", "shape"), [(30, 0.2), (3000, 0.2), (3000, 1.5)])
+def test_the_figure_of_weights_tells_khat(number, shape):
+    uniform = (np.arange(number) + 0.5) / number
+    weights = np.random.default_rng(1).permutation(uniform**-shape)
+    engine = make_engine(draws={"x": np.linspace(0, 1.5, number)}, weights=weights, chains=1)
+    found = [text for text in texts(weights_svg([engine])) if text.startswith("k-hat ")]
+    (text,) = found
+    assert float(text.split()[1]) == pytest.approx(shape, abs=0.35)
+
+
+def test_weights_with_a_single_draw_or_all_alike_are_drawn():
+    for weights in (np.ones(1), np.ones(200)):
+        engine = make_engine(draws={"x": np.linspace(0, 1.5, len(weights))}, weights=weights, chains=1)
+        texts(weights_svg([engine]))
+
+
+def test_many_findings_are_folded_and_advice_is_told():
+    findings = tuple(Finding(Verdict.DOUBTFUL, "code", "x", f"finding {n}.", "Use `rmh`.") for n in range(9))
+    engine = make_engine(diagnosis=Diagnosis("", findings))
+    html = render_page(make_page([engine], variables_of([engine])))
+    Balance(html)
+    assert "<summary>3 more</summary>" in html
+    assert "Use <code>rmh</code>." in html
+
+
+def test_moves_are_added_up_over_chains():
+    moves = (MoveAcceptance(0, "walk", 100, 20, 3), MoveAcceptance(1, "walk", 100, 60, 0))
+    engine = make_engine(moves=moves, addresses=tuple(AddressAcceptance(f"f:x~Normal#{n}", 10, 5) for n in range(25)))
+    html = render_page(make_page([engine], variables_of([engine])))
+    row = re.search(r'<th scope="row">walk</th>(.*?)<td class="barcell">', html).group(1)
+    assert re.findall(r"<td>([^<]*)</td>", row) == ["200", "3", "20 % to 60 %", "40 %"]
+    assert "<summary>5 more addresses</summary>" in html
+
+
+def test_links_of_the_page_lead_to_its_sections():
+    engine = make_engine()
+    html = render_page(make_page([engine], variables_of([engine])))
+    links = re.findall(r'<a href="#([^"]+)"', html)
+    assert links == ["summary", "marginals", "diagnostics", "numbers"]
+    assert all(f'<section id="{link}">' in html for link in links)

@@ -2,6 +2,8 @@
 
 import json
 import re
+from html import escape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ pytest.importorskip("matplotlib")
 
 import tracestore as ts
 from tracestore.errors import InvalidInputError
+from tracestore.inference.calibration import calibrate
 from tracestore.reports.numbers import format_with_error
 from tracestore.reports.report import write_report
 
@@ -74,7 +77,7 @@ def test_report_compares_engines(posteriors, written):
     path, _ = written
     text = path.read_text("utf-8")
     assert "The engines agree on 1 variable." in text
-    assert {"Gum", "prior IS", "RMH", "mu", "Chains of RMH", "Importance weights"} <= set(headings(path))
+    assert {"Gum", "prior IS", "RMH", "mu", "Chains of RMH", "Importance weights", "Trace graph"} <= set(headings(path))
     assert "result" not in headings(path)
     posterior = posteriors["is"]
     assert f"{posterior.ess:,.0f}" in text
@@ -135,7 +138,8 @@ def test_programs_without_names_show_addresses(tmp_path):
 def test_a_single_short_chain_is_doubted(tmp_path):
     posterior = ts.inference.rmh(gum, OBSERVED, tmp_path / "rmh", num_draws=3, chains=1, seed=1)
     text = write_report([posterior], tmp_path / "report.html").read_text("utf-8")
-    assert "one chain cannot show whether others would agree" in text
+    assert "do not trust" in text
+    assert all(escape(finding.text, quote=True) in text for finding in posterior.diagnose().findings)
 
 
 def test_wrong_input_is_refused(posteriors, tmp_path):
@@ -150,3 +154,46 @@ def test_two_posteriors_of_one_engine_keep_apart(posteriors, tmp_path):
     again = ts.inference.importance(gum, OBSERVED, tmp_path / "again", num_draws=500, seed=5)
     path = write_report([posteriors["is"], again], tmp_path / "report.html")
     assert {"prior IS (is)", "prior IS (again)"} <= set(headings(path))
+
+
+def test_verdicts_are_those_of_the_diagnosis(posteriors, written):
+    text = written[0].read_text("utf-8")
+    for posterior in posteriors.values():
+        for finding in posterior.diagnose(names=["mu"]).findings:
+            assert escape(finding.text) in text
+
+
+def test_addresses_link_to_their_source_lines(posteriors, written):
+    text = written[0].read_text("utf-8")
+    lines = Path(__file__).read_text("utf-8").splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if 'name="mu"' in line)
+    assert f":gum:{number}</summary>" in text
+    marked = re.findall(r'<span class="marked">\s*(\d+)  ([^<]*)', text)
+    assert (str(number), escape(lines[number - 1]) + "\n") in marked
+
+
+def test_the_prior_has_a_trace_graph_where_draws_show_it(posteriors, written, tmp_path):
+    assert "<summary>Prior</summary>" in written[0].read_text("utf-8")
+    alone = write_report(posteriors["rmh"], tmp_path / "report.html").read_text("utf-8")
+    assert "<summary>Posterior, RMH</summary>" in alone
+    assert "<summary>Prior</summary>" not in alone
+
+
+def test_a_posterior_without_weight_is_shown_with_the_reason(tmp_path):
+    @ts.simulator
+    def narrow():
+        ts.observe(ts.Uniform(0.0, ts.sample(ts.Uniform(0.5, 1.0), name="x")), name="obs")
+
+    posterior = ts.inference.importance(narrow, {"obs": 5.0}, tmp_path / "post", num_draws=50, seed=1)
+    text = write_report(posterior, tmp_path / "report.html", names=["x"]).read_text("utf-8")
+    assert "All 50 draws have weight zero" in text
+    assert 'id="simulator"' not in text
+
+
+def test_calibrations_are_a_section(posteriors, tmp_path):
+    calibration = calibrate(gum, tmp_path / "calibration", engine="is", num_trials=12, num_draws=40, seed=1)
+    path = write_report(posteriors["is"], tmp_path / "report.html", calibration=tmp_path / "calibration")
+    text = path.read_text("utf-8")
+    assert '<a href="#calibration">' in text
+    assert {"Ranks of the truth", "Coverage"} <= set(headings(path))
+    assert all(escape(finding.text) in text for finding in calibration.diagnosis.findings)

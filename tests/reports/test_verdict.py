@@ -1,16 +1,9 @@
 import numpy as np
 import pytest
 
+from tracestore.posteriors.findings import Diagnosis, Finding, Verdict
 from tracestore.reports.data import Engine, Marginal, Variable, make_marginal, make_variable
-from tracestore.reports.verdict import (
-    Judgement,
-    Verdict,
-    compare,
-    describe_agreement,
-    describe_trust,
-    describe_truth,
-    judge,
-)
+from tracestore.reports.verdict import compare, describe_agreement, describe_trust, describe_truth
 
 
 def engine(label="RMH", *, marginals=None, weighted=False, **fields) -> Engine:
@@ -28,54 +21,6 @@ def around(mean: float, mcse: float, **fields) -> Marginal:
 def choices(*probabilities: float) -> Marginal:
     number = len(probabilities)
     return make_marginal(np.arange(number), np.array(probabilities), ess=1000.0)
-
-
-@pytest.mark.parametrize(
-    ("khat", "verdict", "words"),
-    [
-        (0.3, Verdict.GOOD, "the weights behave"),
-        (0.65, Verdict.DOUBTFUL, "above 0.60, the limit for 320 draws"),
-        (0.71, Verdict.BAD, "above 0.7"),
-        (None, Verdict.DOUBTFUL, "could not be estimated"),
-        (float("nan"), Verdict.DOUBTFUL, "could not be estimated"),
-    ],
-)
-def test_khat_decides_on_weighted_engines(khat, verdict, words):
-    found = judge(engine(weighted=True, khat=khat, num_draws=320))
-    assert found.verdict is verdict
-    assert words in " ".join(found.reasons)
-
-
-@pytest.mark.parametrize(
-    ("rhat", "verdict"), [(1.004, Verdict.GOOD), (1.03, Verdict.DOUBTFUL), (1.051, Verdict.BAD), (np.inf, Verdict.BAD)]
-)
-def test_rhat_decides_on_chains(rhat, verdict):
-    found = judge(engine(marginals={"px": around(0, 0.1, rhat=1.0), "py": around(0, 0.1, rhat=rhat)}))
-    assert found.verdict is verdict
-    assert "R-hat" in found.reasons[0]
-    assert ("py" in found.reasons[0]) == (verdict is not Verdict.GOOD)
-
-
-@pytest.mark.parametrize(
-    ("ess", "verdict"),
-    [(1000.0, Verdict.GOOD), (399.0, Verdict.DOUBTFUL), (49.0, Verdict.BAD), (np.nan, Verdict.DOUBTFUL)],
-)
-def test_ess_decides(ess, verdict):
-    assert judge(engine(ess=ess, marginals={"px": around(0, 0.1, rhat=1.0)})).verdict is verdict
-
-
-def test_one_dominating_weight_is_not_trusted():
-    log_weights = np.zeros(1000)
-    log_weights[7] = np.log(500.0)
-    found = judge(engine(weighted=True, khat=0.2, log_weights=log_weights))
-    assert found.verdict is Verdict.BAD
-    assert "One draw carries 33 % of all weight" in found.reasons[0]
-
-
-def test_a_single_chain_is_doubtful():
-    found = judge(engine(num_chains=1, marginals={"px": around(0, 0.1)}))
-    assert found.verdict is Verdict.DOUBTFUL
-    assert "one chain" in found.reasons[0]
 
 
 PX = Variable(name="px", label="px [GeV]")
@@ -162,6 +107,10 @@ def test_truth_is_located():
     ],
 )
 def test_engines_that_fail_their_own_diagnostics_are_named(verdicts, words):
-    found = describe_trust({label: Judgement(verdict, ()) for label, verdict in verdicts.items()})
+    engines = [
+        engine(label, diagnosis=Diagnosis(label, (Finding(verdict, "code", "subject", "text"),)))
+        for label, verdict in verdicts.items()
+    ]
+    found = describe_trust(engines)
     assert found.startswith(words)
     assert bool(found) == bool(words)

@@ -112,7 +112,7 @@ class TestCollapsed:
         assert trace.status is TraceStatus.CAPPED
 
     def test_a_loop_that_cannot_be_collapsed_is_refused(self) -> None:
-        with pytest.raises(SimulatorProtocolError, match="write it as `for attempt in ts.rejection"):
+        with pytest.raises(SimulatorProtocolError, match=r"write it as `for attempt in ts\.rejection"):
             run(marked, 1, collapse_rejection=True)
 
 

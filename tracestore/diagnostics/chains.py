@@ -8,21 +8,23 @@ A quantity that never varies has no R-hat and no effective sample size: these fu
 """
 
 import math
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tracestore.diagnostics.quantile_functions import beta_quantile, normal_quantile
 from tracestore.errors import DiagnosticError, InvalidInputError
 
-__all__ = ["MIN_DRAWS", "FloatArray", "autocorrelation", "ess", "is_constant", "mcse", "rhat"]
+__all__ = ["MIN_DRAWS", "FloatArray", "autocorrelation", "ess", "is_constant", "mcse", "rhat", "rhat_nested"]
 
 FloatArray = npt.NDArray[np.float64]
 
 MIN_DRAWS = 4
 """Draws a chain below which nothing can be said."""
 _TAIL_PROBABILITIES = (0.05, 0.95)
+# one standard error of a normal to either side, as probabilities
+_ONE_SIGMA = (0.1586553, 0.8413447)
 # spread below this share of the largest magnitude is rounding, not variation
 _CONSTANT_TOLERANCE = 8 * float(np.finfo(np.float64).eps)
 
@@ -67,7 +69,62 @@ def rhat(draws: npt.ArrayLike) -> float:
     return max(_rhat_plain(_rank_normalized(split)), _rhat_plain(_rank_normalized(folded)))
 
 
-def ess(draws: npt.ArrayLike, *, method: Literal["bulk", "tail", "mean", "sd"] = "bulk") -> float:
+def rhat_nested(draws: npt.ArrayLike, superchains: npt.ArrayLike) -> float:
+    """Return the nested R-hat of many short chains, rank-normalized and split (Margossian et al. 2024).
+
+    Chains that started in one place form a superchain. The means of superchains are compared, so that each chain may be
+    far too short for `rhat`.
+
+    Parameters
+    ----------
+    draws
+        Array of shape ``(chains, draws)``, at least four draws a chain.
+    superchains
+        Number of the superchain of each chain, shape ``(chains,)``; all superchains have equally many chains.
+
+    Returns
+    -------
+    float
+        As `rhat`.
+
+    Raises
+    ------
+    DiagnosticError
+        With fewer than two superchains, superchains of unequal size, or fewer than four draws a chain.
+    InvalidInputError
+        When a draw is not finite, or there is not one number a chain.
+
+    Examples
+    --------
+    >>> draws = np.random.default_rng(1).normal(size=(64, 10))
+    >>> bool(rhat_nested(draws, np.repeat(np.arange(4), 16)) < 1.05)
+    True
+    """
+    chains = _as_chains(draws)
+    numbers, home = np.unique(np.asarray(superchains), return_inverse=True)
+    if len(home) != len(chains):
+        message = f"`superchains` needs one number a chain; found {len(home)} for {len(chains)} chains."
+        raise InvalidInputError(message, argument="superchains")
+    sizes = np.bincount(home)
+    if len(numbers) < 2 or sizes.min() != sizes.max():
+        message = (
+            f"nested R-hat compares superchains of equally many chains and needs two of them; found {sizes.tolist()}."
+        )
+        raise DiagnosticError(message, sizes=tuple(sizes.tolist()))
+    if is_constant(chains):
+        return math.nan
+    split = _split(chains)
+    folded = np.abs(split - np.median(split))
+    homes = np.concatenate([home, home])
+    return max(_nested_plain(_rank_normalized(split), homes), _nested_plain(_rank_normalized(folded), homes))
+
+
+def ess(
+    draws: npt.ArrayLike,
+    *,
+    method: Literal["bulk", "tail", "mean", "sd", "quantile"] = "bulk",
+    probability: float | None = None,
+) -> float:
     """Return the effective sample size of the draws of Markov chains.
 
     Parameters
@@ -76,19 +133,22 @@ def ess(draws: npt.ArrayLike, *, method: Literal["bulk", "tail", "mean", "sd"] =
         Array of shape ``(chains, draws)``, at least four draws a chain.
     method
         ``bulk``: of the rank-normalized draws. ``tail``: the smaller one of the 5 % and 95 % quantiles.
-        ``mean``, ``sd``: of the draws and of their squared deviations, for Monte-Carlo errors.
+        ``mean``, ``sd``: of the draws and of their squared deviations, for Monte-Carlo errors. ``quantile``: of the
+        quantile at `probability`.
+    probability
+        Between 0 and 1, for the method ``quantile`` alone.
 
     Returns
     -------
     float
-        NaN when the draws are constant (see `is_constant`).
+        NaN when the draws are constant (see `is_constant`), or all lie on one side of the quantile.
 
     Raises
     ------
     DiagnosticError
         With fewer than four draws a chain.
     InvalidInputError
-        When a draw is not finite or `method` is unknown.
+        When a draw is not finite, `method` is unknown or `probability` does not fit it.
 
     Examples
     --------
@@ -96,23 +156,28 @@ def ess(draws: npt.ArrayLike, *, method: Literal["bulk", "tail", "mean", "sd"] =
     >>> bool(abs(ess(rng.normal(size=(4, 1000))) - 4000) < 600)
     True
     """
-    _require_method(method, ("bulk", "tail", "mean", "sd"))
+    _require_method(method, ("bulk", "tail", "mean", "sd", "quantile"), probability)
     chains = _as_chains(draws)
     if is_constant(chains):
         return math.nan
     if method == "bulk":
         return _ess_plain(_rank_normalized(_split(chains)))
-    if method == "tail":
-        indicators = [(chains <= np.quantile(chains, p)).astype(np.float64) for p in _TAIL_PROBABILITIES]
-        sizes = [_ess_plain(_split(indicator)) for indicator in indicators if not is_constant(indicator)]
-        return min(sizes, default=math.nan)
+    if method in ("tail", "quantile"):
+        probabilities = _TAIL_PROBABILITIES if probability is None else (probability,)
+        sizes = [_ess_quantile(chains, quantile) for quantile in np.quantile(chains, probabilities).tolist()]
+        return min((size for size in sizes if not math.isnan(size)), default=math.nan)
     if method == "mean":
         return _ess_plain(_split(chains))
     return _ess_plain(_split((chains - chains.mean()) ** 2))
 
 
-def mcse(draws: npt.ArrayLike, *, method: Literal["mean", "sd"] = "mean") -> float:
-    """Return the Monte-Carlo standard error of the mean or of the standard deviation of chain draws.
+def mcse(
+    draws: npt.ArrayLike,
+    *,
+    method: Literal["mean", "sd", "quantile"] = "mean",
+    probability: float | None = None,
+) -> float:
+    """Return the Monte-Carlo standard error of the mean, the standard deviation or a quantile of chain draws.
 
     Parameters
     ----------
@@ -120,18 +185,21 @@ def mcse(draws: npt.ArrayLike, *, method: Literal["mean", "sd"] = "mean") -> flo
         Array of shape ``(chains, draws)``.
     method
         Which estimate the error is for.
+    probability
+        Between 0 and 1, for the method ``quantile`` alone.
 
     Returns
     -------
     float
-        0 for constant draws.
+        0 for constant draws. For a quantile half the distance between two order statistics, one standard error of its
+        probability to either side.
 
     Raises
     ------
     DiagnosticError
         With fewer than four draws a chain.
     InvalidInputError
-        When a draw is not finite or `method` is unknown.
+        When a draw is not finite, `method` is unknown or `probability` does not fit it.
 
     Examples
     --------
@@ -139,10 +207,12 @@ def mcse(draws: npt.ArrayLike, *, method: Literal["mean", "sd"] = "mean") -> flo
     >>> bool(abs(mcse(rng.normal(size=(4, 2500))) - 0.01) < 0.002)
     True
     """
-    _require_method(method, ("mean", "sd"))
+    _require_method(method, ("mean", "sd", "quantile"), probability)
     chains = _as_chains(draws)
     if is_constant(chains):
         return 0.0
+    if probability is not None:
+        return _mcse_quantile(chains, probability)
     if method == "mean":
         return float(chains.std(ddof=1)) / math.sqrt(ess(chains, method="mean"))
     squares = (chains - chains.mean()) ** 2
@@ -209,10 +279,16 @@ def is_constant(draws: npt.ArrayLike) -> bool:
     return high - low <= _CONSTANT_TOLERANCE * max(abs(low), abs(high))
 
 
-def _require_method(method: str, known: tuple[str, ...]) -> None:
+def _require_method(method: str, known: tuple[str, ...], probability: float | None) -> None:
     if method not in known:
         message = f"`method` must be one of {', '.join(map(repr, known))}; got {method!r}."
         raise InvalidInputError(message, argument="method")
+    if (method == "quantile") != (probability is not None) or not 0.0 <= (probability or 0.0) <= 1.0:
+        message = (
+            "`probability` belongs to the method 'quantile', which needs it, between 0 and 1;"
+            f" got {probability!r} for {method!r}."
+        )
+        raise InvalidInputError(message, argument="probability")
 
 
 def _as_chains(draws: npt.ArrayLike) -> FloatArray:
@@ -239,8 +315,7 @@ def _split(chains: FloatArray) -> FloatArray:
 def _rank_normalized(chains: FloatArray) -> FloatArray:
     _, inverse, counts = np.unique(chains.ravel(), return_inverse=True, return_counts=True)
     average_rank = np.cumsum(counts) - (counts - 1) / 2.0
-    probability = (average_rank - 0.375) / (chains.size + 0.25)
-    scores = np.fromiter(map(NormalDist().inv_cdf, probability.tolist()), dtype=np.float64, count=len(probability))
+    scores = normal_quantile((average_rank - 0.375) / (chains.size + 0.25))
     return scores[inverse].reshape(chains.shape)
 
 
@@ -252,6 +327,38 @@ def _rhat_plain(chains: FloatArray) -> float:
         # folded draws may be constant although the draws are not: nothing to compare
         return math.inf if between > 0.0 else 1.0
     return math.sqrt((between / within + length - 1) / length)
+
+
+def _nested_plain(chains: FloatArray, homes: npt.NDArray[np.intp]) -> float:
+    """Compare superchains: between them against within them, which is within and between their chains."""
+    count = np.bincount(homes)
+    means = chains.mean(axis=1)
+    middles = np.bincount(homes, means) / count
+    spread = np.bincount(homes, (means - middles[homes]) ** 2) / (count - 1) if count[0] > 1 else np.zeros(len(count))
+    within = float((np.bincount(homes, chains.var(axis=1, ddof=1)) / count + spread).mean())
+    between = float(middles.var(ddof=1))
+    if within <= _CONSTANT_TOLERANCE * between:
+        return math.inf if between > 0.0 else 1.0
+    return math.sqrt(1.0 + between / within)
+
+
+def _ess_quantile(chains: FloatArray, quantile: float) -> float:
+    below = (chains <= quantile).astype(np.float64)
+    return math.nan if is_constant(below) else _ess_plain(_split(below))
+
+
+def _mcse_quantile(chains: FloatArray, probability: float) -> float:
+    """Width of the order statistics at which the beta posterior of the probability is one sigma away."""
+    size = _ess_quantile(chains, float(np.quantile(chains, probability)))
+    if math.isnan(size):
+        return math.nan
+    low, high = (
+        beta_quantile(p, size * probability + 1.0, size * (1.0 - probability) + 1.0) * chains.size - 1.0
+        for p in _ONE_SIGMA
+    )
+    places = [math.floor(max(low, 0.0)), math.ceil(min(high, chains.size - 1.0))]
+    first, last = np.partition(chains.ravel(), places)[places].tolist()
+    return 0.5 * float(last - first)
 
 
 def _autocovariance(chains: FloatArray) -> FloatArray:

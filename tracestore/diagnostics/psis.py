@@ -33,7 +33,7 @@ def pareto_khat(log_weights: npt.ArrayLike) -> float:
     float
         Below about 0.7 the weighted mean can be trusted (see `khat_threshold`), from 1 on it does not exist. When
         the largest weights tie, the weights are bounded and there is no tail to fit: 0. With fewer than five
-        weights to fit: infinity.
+        weights to fit, or fewer than five above those that tie: infinity.
 
     Raises
     ------
@@ -107,7 +107,8 @@ def smooth_log_weights(log_weights: npt.ArrayLike) -> tuple[FloatArray, float]:
             khat = 0.0
         else:
             khat, scale = _fit_pareto(excess)
-            shifted[tail] = _tail_quantiles(khat, scale, cutoff, num_tail)
+            if math.isfinite(khat):
+                shifted[tail] = _tail_quantiles(khat, scale, cutoff, num_tail)
     normalized: FloatArray = shifted - math.log(float(np.exp(shifted).sum()))
     return normalized, khat
 

@@ -5,12 +5,12 @@ that count for nothing. Sizes follow Kish (1965).
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tracestore.diagnostics.chains import FloatArray
+from tracestore.diagnostics.chains import FloatArray, is_constant
 from tracestore.errors import InvalidInputError
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "kish_ess",
     "log_evidence",
     "normalized_weights",
+    "weighted_ess",
     "weighted_mcse",
     "weighted_mean",
     "weighted_quantile",
@@ -150,6 +151,57 @@ def weighted_mcse(values: npt.ArrayLike, log_weights: npt.ArrayLike) -> float:
     return math.sqrt(float(deviations @ deviations))
 
 
+def weighted_ess(
+    values: npt.ArrayLike,
+    log_weights: npt.ArrayLike,
+    *,
+    method: Literal["mean", "tail", "quantile"] = "mean",
+    probability: float | None = None,
+) -> float:
+    """Return how many independent posterior draws would estimate one quantity as well as weighted draws do.
+
+    The draws are independent, so nothing but the weights takes from their number; but how much depends on the quantity,
+    which `kish_ess` ignores: draws that the weights favor may be those that matter.
+
+    Parameters
+    ----------
+    values
+        Shape ``(draws,)``.
+    log_weights
+        Unnormalized log weights, shape ``(draws,)``.
+    method
+        ``mean``: of the values. ``quantile``: at `probability`. ``tail``: the smaller of the 5 % and 95 % quantiles.
+    probability
+        Between 0 and 1, for the method ``quantile`` alone.
+
+    Returns
+    -------
+    float
+        NaN when the values with weight are constant, or all lie on one side of the quantile.
+
+    Raises
+    ------
+    InvalidInputError
+        When a log weight is NaN or +inf, or `probability` does not fit the method.
+
+    Examples
+    --------
+    >>> weighted_ess([1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0])
+    4.0
+    """
+    if (method == "quantile") != (probability is not None):
+        message = f"`probability` belongs to the method 'quantile', which needs it; got {probability!r} for {method!r}."
+        raise InvalidInputError(message, argument="probability")
+    weights = normalized_weights(log_weights)
+    numbers = np.asarray(values, dtype=np.float64)
+    if method == "mean":
+        return _size_for(numbers, weights)
+    probabilities = (0.05, 0.95) if probability is None else (probability,)
+    quantiles = weighted_quantile(numbers, weights, probabilities).tolist() if weights.any() else []
+    sizes = [_size_for((numbers <= quantile).astype(np.float64), weights) for quantile in quantiles]
+    return min((size for size in sizes if not math.isnan(size)), default=math.nan)
+
+
 def weighted_mean(values: npt.ArrayLike, weights: FloatArray) -> FloatArray:
     """Return the weighted mean of draws.
 
@@ -230,6 +282,15 @@ def weighted_quantile(values: npt.ArrayLike, weights: FloatArray, probabilities:
     wanted = np.asarray(probabilities, dtype=np.float64) * reached[-1] * (1.0 - 1e-12)
     quantiles: FloatArray = numbers[order][np.minimum(np.searchsorted(reached, wanted), len(order) - 1)]
     return quantiles
+
+
+def _size_for(numbers: FloatArray, weights: FloatArray) -> float:
+    used = weights > 0.0
+    if not used.any() or is_constant(numbers[used]):
+        return math.nan
+    kept = weights[used]
+    deviations = numbers[used] - kept @ numbers[used]
+    return float(kept @ deviations**2) / float(kept**2 @ deviations**2)
 
 
 def _checked_log_weights(log_weights: npt.ArrayLike) -> FloatArray:

@@ -32,7 +32,7 @@ p { margin: 4px 0; max-width: 88ch; }
 .fit { grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); }
 .halves { grid-template-columns: minmax(0, 1fr); align-items: start; }
 @media (min-width: 1000px) { .halves { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
-.tall { grid-row: span 2; }
+section > .card { margin-top: 14px; }
 @media (min-width: 800px) { .thirds { grid-auto-flow: dense; } .broad { grid-column: span 2; } }
 .card {
   background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 16px 18px; margin: 0;
@@ -44,6 +44,11 @@ p { margin: 4px 0; max-width: 88ch; }
   0; overflow-x: auto;
 }
 .wide svg { min-width: 860px; max-width: 1320px; margin: 0 auto; }
+.wide h3 { margin: 2px 4px 8px; }
+.wide figcaption { max-width: 120ch; margin: 8px 4px 0; }
+.natural svg { width: auto; max-width: 100%; min-width: min(860px, 100%); }
+.graph { overflow-x: auto; padding: 8px 0; }
+.wide .graph svg { width: auto; min-width: 0; max-width: none; height: auto; }
 figcaption { color: var(--muted); font-size: 13.5px; margin-top: 6px; }
 .verdict {
   border-left: 5px solid var(--line); padding: 14px 20px; background: var(--paper); border-radius: 0 8px 8px
@@ -67,6 +72,23 @@ figcaption { color: var(--muted); font-size: 13.5px; margin-top: 6px; }
 }
 .card .key li { display: contents; }
 .card .key .value { text-align: right; }
+.dot { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 6px -1px 0; }
+.links {
+  display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 14px 0 0; padding: 0; list-style: none; font-size: 14px;
+}
+.links a { color: #0b62a8; text-decoration: none; } .links a:hover { text-decoration: underline; }
+ul.findings { list-style: none; padding-left: 0; }
+.findings li { border-left-width: 3px; border-left-style: solid; padding-left: 10px; margin: 7px 0; }
+.advice { color: var(--muted); }
+details { margin-top: 6px; } summary { cursor: pointer; color: #0b62a8; font-size: 14px; }
+code, pre {
+  font-family: "JetBrains Mono", "Cascadia Mono", "Liberation Mono", Menlo, Consolas, monospace; font-size: 12.5px;
+}
+code { overflow-wrap: anywhere; }
+pre {
+  margin: 6px 0 2px; padding: 8px 0; background: var(--soft); border-radius: 6px; overflow-x: auto; line-height: 1.5;
+}
+pre span { display: block; padding: 0 12px; white-space: pre; } pre .marked { background: #fdf0c4; font-weight: 600; }
 .facts { margin-top: 14px; }
 .facts dl {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 3px 28px;
@@ -90,6 +112,12 @@ th:first-child, td.text, th.text { text-align: left; }
 tbody.group tr:not(:first-child) > * { border-top-color: transparent; padding-top: 1px; }
 tbody.group tr:not(:last-child) > * { padding-bottom: 1px; }
 td.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 12ch; max-width: 46ch; text-align: left; }
+td.place { text-align: left; white-space: normal; min-width: 24ch; max-width: 60ch; vertical-align: top; }
+td.source { text-align: left; white-space: normal; } td.source details { margin: 0 0 4px; }
+td.source summary { font-size: 12.5px; }
+@media (max-width: 1150px) { th, td { padding-left: 9px; padding-right: 9px; } }
+th.short, td[rowspan] { vertical-align: top; } th.short { font-weight: 650; }
+td.sequence { text-align: left; white-space: normal; min-width: 34ch; }
 .bar { display: block; height: 12px; border-radius: 2px; background: #7d8b99; min-width: 2px; }
 td.barcell { width: 60%; min-width: 160px; }
 footer { color: var(--muted); font-size: 13px; margin-top: 40px; }

@@ -1,36 +1,45 @@
 """The posterior as a weighted view of the stores that engines wrote."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tracestore.diagnostics import chains
-from tracestore.diagnostics.psis import pareto_khat
-from tracestore.diagnostics.weights import Estimate, kish_ess, log_evidence, normalized_weights
-from tracestore.errors import DegenerateWeightsError, DiagnosticError, InvalidInputError
-from tracestore.posteriors.chain_states import last_states
-from tracestore.posteriors.draw_table import CHAIN_ENGINES, DrawTable, common_engine
-from tracestore.posteriors.summary import MoveAcceptance, Summary
-from tracestore.posteriors.variable import MAX_ELEMENTS, Draws, Number, Variable, by_chain
+from tracestore.errors import InvalidInputError
+from tracestore.events import Observer
+from tracestore.posteriors import draw_view, observed
+from tracestore.posteriors.diagnosis import Diagnosis, diagnose
+from tracestore.posteriors.draw_quality import DrawQuality
+from tracestore.posteriors.draw_view import Condition, DrawView, TraceFunction
+from tracestore.posteriors.expectations import Expectation, expectation_of_columns, expectation_over_traces
+from tracestore.posteriors.joint_table import JointTable, joint_table
+from tracestore.posteriors.proposal_quality import Trained
+from tracestore.posteriors.reobservation import Likelihood, reobserve
+from tracestore.posteriors.saving import save_view
+from tracestore.posteriors.variable import Draws, Variable
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
+
+if TYPE_CHECKING:
+    from awkward import Array
+    from pandas import DataFrame
+    from xarray import DataTree
 
 __all__ = ["Draws", "Posterior", "open_posterior"]
 
 Column = NDArray[np.float64]
 
 
-class Posterior:
+class Posterior(DrawQuality):
     """Weighted draws of traces, by name, address or tag.
 
     The traces stay in the store; columns are read when asked for. A variable that only some traces have is described by
     its presence, and by its moments over the draws where it is present. Moments are numbers for scalar variables and
-    arrays of the variable's shape for others.
+    arrays of the variable's shape for others. Views (`thin`, `discard`, `condition`, `reweight`, `reobserve`) are
+    posteriors, too, and copy no traces.
 
     Parameters
     ----------
@@ -38,7 +47,8 @@ class Posterior:
         Output of an engine.
     *more
         Further outputs for the same simulator and observation, all weighted or all chains. Log weights are taken as
-        they are; chains are numbered on.
+        they are: each store must be a proper importance sample of the same target, by whatever proposal and of
+        whatever size, as those of `importance` and `ic` are. Chains are numbered on.
 
     Raises
     ------
@@ -56,260 +66,230 @@ class Posterior:
     ('mu', 'result')
     >>> bool(abs(posterior.mean("mu") - 7.25) < 4 * posterior.mcse("mu"))
     True
+    >>> posterior.condition({"mu": (7.0, None)}).quantile("mu", 0.0) >= 7.0
+    True
     >>> folder.cleanup()
     """
 
     def __init__(self, store: TraceStore, *more: TraceStore) -> None:
-        self.stores: tuple[TraceStore, ...] = (store, *more)
-        self.engine = common_engine(self.stores)
-        self.is_weighted = not set(self.engine.split("+")) & set(CHAIN_ENGINES)
-        self._table = DrawTable(self.stores, has_chains=not self.is_weighted)
+        self._view = draw_view.view_of((store, *more))
         self._variables: dict[str, Variable] = {}
 
-    def __len__(self) -> int:
-        return len(self._table)
+    @classmethod
+    def of_view(cls, view: DrawView) -> Self:
+        """Look at draws that were selected or weighted already."""
+        posterior = cls.__new__(cls)
+        posterior._view = view
+        posterior._variables = {}
+        return posterior
 
     def __repr__(self) -> str:
         job = self.store.job
         program = job.fields["simulator"] if job else "?"
         detail = f"ESS {self.ess:.0f}" if self.is_weighted else f"{self.num_chains} chains"
-        return f"Posterior({self.engine} of {program!r}, {len(self)} draws, {detail})"
+        view = f", {', '.join(word for step in self._view.steps for word in step)}" if self._view.steps else ""
+        return f"Posterior({self.engine} of {program!r}, {len(self)} draws, {detail}{view})"
+
+    @property
+    def stores(self) -> tuple[TraceStore, ...]:
+        """The stores that hold the traces, those outside of a view included."""
+        return self._view.table.stores
 
     @property
     def store(self) -> TraceStore:
         """The store, or the first one of several."""
         return self.stores[0]
 
-    @cached_property
-    def num_chains(self) -> int:
-        """Markov chains; for weighted draws the number of stores."""
-        return len(np.unique(self._table.chain))
-
-    @cached_property
-    def num_failed(self) -> int:
-        """Recorded draws that the simulator failed; they have weight zero."""
-        return int(np.count_nonzero(self._table.column("status")))
-
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of draws, then of tags, as they come in the traces; ``result`` is the simulator's return value."""
-        return self._table.names
+    def observations(self) -> dict[str, NDArray[np.generic]]:
+        """Observed values by name; empty for draws of the prior, each of which made its own."""
+        return observed.observed_values(self._view)
 
-    @cached_property
-    def log_weights(self) -> Column:
-        """Unnormalized log weights of all draws, shape ``(draws,)``."""
-        return self._table.column("log_weight").astype(np.float64)
+    def expectation(self, function: Callable[..., ArrayLike], columns: Sequence[str] | None = None) -> Expectation:
+        """Average any function over the posterior.
 
-    @cached_property
-    def weights(self) -> Column:
-        """Weights of all draws, summing to one, shape ``(draws,)``.
+        Parameters
+        ----------
+        function
+            Of a `Trace`, returning a number or an array of one shape; traces are read a part of the store at a time.
+            With `columns` it gets one array a variable instead, shape ``(M, *shape)``, for all draws at once, and
+            returns one row a draw.
+        columns
+            Names of variables. The expectation is then over the draws that have all of them.
+
+        Returns
+        -------
+        Expectation
+            ``value`` and ``mcse``, its Monte-Carlo standard error.
+
+        Raises
+        ------
+        InvalidInputError
+            When the function returns other shapes, or too many numbers of chains to keep.
+
+        Examples
+        --------
+        >>> import tracestore as ts
+        >>> from tracestore.simulators.toys import gum
+        >>> posterior = ts.inference.importance(gum, {"obs0": 8.0, "obs1": 9.0}, "post", num_draws=500, seed=1)
+        >>> by_trace = posterior.expectation(lambda trace: trace["mu"] ** 2)
+        >>> by_column = posterior.expectation(np.square, ["mu"])
+        >>> bool(abs(by_trace.value - by_column.value) < 1e-9), bool(by_trace.mcse > 0)
+        (True, True)
+        """
+        if columns is None:
+            return expectation_over_traces(self._view, self.weights, function)
+        return expectation_of_columns(self._view, self.joint(columns), function)
+
+    def joint(self, names: Sequence[str]) -> JointTable:
+        """Put variables side by side, over the draws that have all of them.
+
+        Parameters
+        ----------
+        names
+            Names or addresses.
+
+        Raises
+        ------
+        InvalidInputError
+            When no draw has all of them.
+        """
+        return joint_table(self._view.table, self.weights, names)
+
+    def covariance(self, names: Sequence[str]) -> Column:
+        """Return the covariance matrix of variables given that all are present; vectors element by element."""
+        return self.joint(names).covariance()
+
+    def correlation(self, names: Sequence[str]) -> Column:
+        """Return the correlation matrix of variables given that all are present; NaN where one never varies."""
+        return self.joint(names).correlation()
+
+    def thin(self, every: int) -> "Posterior":
+        """View every n-th draw of each chain, or of each store of weighted draws."""
+        return Posterior.of_view(draw_view.thin(self._view, every))
+
+    def discard(self, num_draws: int) -> "Posterior":
+        """View chains without their first draws.
+
+        Parameters
+        ----------
+        num_draws
+            Draws to leave out at the start of each chain.
+
+        Raises
+        ------
+        DiagnosticError
+            For weighted draws, which have no warm-up.
+        InvalidInputError
+            When nothing would be left of a chain.
+        """
+        if not self._view.has_chains:
+            self._require_chains("Only Markov chains have a beginning to discard", "Use `thin` for fewer draws.")
+        return Posterior.of_view(draw_view.without_first(self._view, num_draws))
+
+    def condition(self, wanted: Condition) -> "Posterior":
+        """View the draws that meet a condition; draws that lack one of the names do not meet it.
+
+        Parameters
+        ----------
+        wanted
+            A function of a `Trace` that returns whether to keep it, or criteria by name: a value, a range ``(low,
+            high)`` with both ends included and None for an open end, or a function of all values at once that returns
+            True or False for each.
+
+        Returns
+        -------
+        Posterior
+            Weights sum to one again. Its `log_evidence` is that of the observation and the condition together.
 
         Raises
         ------
         DegenerateWeightsError
-            When no draw has weight.
+            When no draw with weight meets the condition.
         """
-        weights = normalized_weights(self.log_weights)
-        if not weights.any():
-            reason = next((f" ({text})" for store in self.stores for text in store.failures().values()), "")
-            failed = f"; {self.num_failed} are failed runs{reason}" if self.num_failed else ""
-            message = (
-                f"All {len(self)} draws have weight zero{failed}. The observation is impossible under the simulator, or"
-                " out of reach: check it, ask for more draws, or use `rmh`."
-            )
-            raise DegenerateWeightsError(message, num_draws=len(self), num_failed=self.num_failed)
-        return weights
+        return Posterior.of_view(draw_view.condition(self._view, wanted))
 
-    def values(self, name: str) -> Draws:
-        """Return the draws of one variable, where it is present.
+    def reweight(self, log_factor: ArrayLike | TraceFunction) -> "Posterior":
+        """View the draws with other weights: importance sampling of another target from this posterior.
+
+        Draws of Markov chains become weighted: `khat` and `ess` judge the weights, errors take account of weights and
+        chains, R-hat does not apply.
 
         Parameters
         ----------
-        name
-            Name, full address, or name of a tag.
+        log_factor
+            Logarithms of what the weights are multiplied by, shape ``(draws,)``, or a function that returns that of a
+            `Trace`. Other priors: the new log density minus the old one.
+
+        Raises
+        ------
+        InvalidInputError
+            When a factor is NaN or infinitely large, or their number is wrong.
+        """
+        return Posterior.of_view(draw_view.reweight(self._view, log_factor))
+
+    def reobserve(
+        self, observations: Mapping[str, ArrayLike], likelihoods: Mapping[str, Likelihood] | None = None
+    ) -> "Posterior":
+        """View the draws under other observed values or other likelihoods, without running the simulator.
+
+        Right as long as the simulator does not use the observed values; useful as long as `khat` and `ess` of the
+        result say so.
+
+        Parameters
+        ----------
+        observations
+            New observed values by name; observes that are not named stay as they are. Draws of the prior, which have
+            no observation, get one.
+        likelihoods
+            Functions that return the distribution of an observe in a `Trace`, by name. Needed for likelihoods of more
+            than 64 numbers, which are not in the traces, and for other ones than the simulator's.
 
         Raises
         ------
         UnknownAddressError
-            When no draw has it.
+            When no draw has an observe of a name.
+        InvalidInputError
+            When a value does not fit, or a likelihood is needed and not given.
         DegenerateWeightsError
-            When no draw has weight.
+            When no draw has weight under the new observation.
         """
-        return self._variable(name).draws
+        return Posterior.of_view(reobserve(self._view, observations, likelihoods or {}))
 
-    def presence(self, name: str) -> float:
-        """Return the posterior probability that a trace has the variable at all."""
-        return self._variable(name).presence
-
-    def mean(self, name: str) -> Number:
-        """Return the posterior mean of a variable."""
-        return self._variable(name).mean()
-
-    def var(self, name: str) -> Number:
-        """Return the posterior variance of a variable."""
-        return self._variable(name).var()
-
-    def std(self, name: str) -> Number:
-        """Return the posterior standard deviation of a variable."""
-        return self._variable(name).std()
-
-    def quantile(self, name: str, probabilities: ArrayLike) -> Number:
-        """Return posterior quantiles: the smallest draw at which the distribution function reaches a probability.
+    def save(self, path: StorePath, *, observer: Observer | None = None) -> "Posterior":
+        """Write the traces of this view with their weights into a store of their own.
 
         Parameters
         ----------
-        name
-            Name or address.
-        probabilities
-            Numbers between 0 and 1, any shape.
+        path
+            The new store; the same call continues it after an interruption.
+        observer
+            Told of progress.
 
         Returns
         -------
-        float or numpy.ndarray
-            Of the shape of `probabilities`, followed by that of the variable.
+        Posterior
+            What the new store holds.
 
         Raises
         ------
         InvalidInputError
-            When a probability is outside 0 and 1.
+            When the view was reobserved.
+        StoreExistsError
+            When the path holds something else.
         """
-        return self._variable(name).quantile(probabilities)
+        return Posterior(save_view(self._view, path, observer=observer))
 
-    def probabilities(self, name: str) -> dict[float, float]:
-        """Return the posterior probability of each value of a discrete scalar, in the order of the values.
-
-        Raises
-        ------
-        InvalidInputError
-            When the variable is a vector or takes other than whole numbers.
-        """
-        return self._variable(name).probabilities()
-
-    def histogram(self, name: str, bins: int | Sequence[float] = 50) -> tuple[Column, Column]:
-        """Return the posterior density of a scalar variable in bins, and the edges of the bins.
-
-        Parameters
-        ----------
-        name
-            Name or address.
-        bins
-            Number of bins over the range of the draws with weight, or their edges.
-
-        Raises
-        ------
-        InvalidInputError
-            When the variable is a vector.
-        """
-        return self._variable(name).histogram(bins)
-
-    @cached_property
-    def ess(self) -> float:
-        """Effective sample size of the posterior as one number.
-
-        For weighted draws Kish's size of the weights. For chains the smallest bulk size over all named variables (short
-        vectors element by element) and the log likelihood; what never varies does not count.
-        """
-        if self.is_weighted:
-            return kish_ess(self.log_weights)
-        sizes = [chains.ess(by_chain(self._table.column("log_likelihood"), self._table.chain))]
-        for variable in map(self._variable, self.names):
-            if math.prod(variable.shape) <= MAX_ELEMENTS:
-                sizes += variable.finite_sizes()
-        return min((size for size in sizes if not math.isnan(size)), default=math.nan)
-
-    def ess_of(self, name: str) -> Number:
-        """Return the effective sample size behind one variable.
-
-        For weighted draws Kish's size over the draws where it is present. For chains the bulk size; NaN when the
-        variable never varies.
-        """
-        return self._variable(name).ess()
-
-    def mcse(self, name: str) -> Number:
-        """Return the Monte-Carlo standard error of the mean of a variable.
-
-        By the delta method for weighted draws, from the effective sample size for chains.
-        """
-        return self._variable(name).mcse()
-
-    def rhat(self, name: str) -> Number:
-        """Return the rank-normalized split R-hat of a variable over the chains; NaN when it never varies.
-
-        A variable that only some draws have is compared over those, the chains cut to the shortest.
-
-        Raises
-        ------
-        DiagnosticError
-            For weighted draws, and with fewer than two chains or four draws a chain.
-        """
-        self._require_chains("R-hat compares Markov chains", "Look at `ess` and `khat`.")
-        return self._variable(name).rhat()
-
-    def is_constant(self, name: str) -> bool:
-        """Tell whether a variable never varies, so that it has no R-hat and no effective sample size."""
-        return self._variable(name).is_constant()
-
-    @cached_property
-    def khat(self) -> float:
-        """Pareto k-hat of the weights; below about 0.7 the estimates can be trusted.
-
-        Raises
-        ------
-        DiagnosticError
-            For chains.
-        DegenerateWeightsError
-            When no draw has weight.
-        """
-        self._require_weights("Pareto k-hat judges importance weights", "Look at `rhat` and `ess`.")
-        with np.errstate(divide="ignore"):
-            return pareto_khat(np.log(self.weights))
-
-    @property
-    def log_evidence(self) -> float:
-        """Log of the marginal likelihood; failed draws count as impossible ones.
-
-        Raises
-        ------
-        DiagnosticError
-            For chains, which do not estimate it.
-        """
-        return self._evidence.value
-
-    @property
-    def log_evidence_se(self) -> float:
-        """Standard error of the log evidence, by the delta method; NaN when every weight is zero."""
-        return self._evidence.standard_error
-
-    @property
-    def acceptance(self) -> float:
-        """Share of the moves after warm-up that were accepted.
-
-        Raises
-        ------
-        DiagnosticError
-            For weighted draws.
-        """
-        rows = self.acceptance_by_move
-        return sum(row.num_accepted for row in rows) / max(sum(row.num_proposed for row in rows), 1)
-
-    @cached_property
-    def acceptance_by_move(self) -> tuple[MoveAcceptance, ...]:
-        """Moves proposed, accepted and failed after warm-up, by chain and move.
-
-        Raises
-        ------
-        DiagnosticError
-            For weighted draws.
-        """
-        self._require_chains("Acceptance belongs to Markov chains", "Look at `ess`.")
-        rows: list[MoveAcceptance] = []
-        for place, store in enumerate(self.stores):
-            rows += [
-                MoveAcceptance(self._table.first_chain[place] + chain, move, *counts)
-                for chain, state in last_states(store).items()
-                for move, counts in state["counts"].items()
-            ]
-        return tuple(rows)
+    def diagnose(
+        self,
+        *,
+        rhat_max: float = 1.01,
+        ess_per_chain: float = 100.0,
+        names: Sequence[str] | None = None,
+        network: Trained | None = None,
+    ) -> Diagnosis:
+        """Judge the draws and say in words what is wrong and what to do next; see `diagnosis.diagnose`."""
+        return diagnose(self, rhat_max=rhat_max, ess_per_chain=ess_per_chain, names=names, network=network)
 
     def resample(self, num_draws: int, rng: np.random.Generator) -> TraceBatch:
         """Draw whole traces of equal weight, by systematic resampling.
@@ -331,50 +311,51 @@ class Posterior:
             raise InvalidInputError(message, argument="num_draws")
         reached = np.cumsum(self.weights)
         marks = (np.arange(num_draws) + rng.random()) / num_draws * reached[-1]
-        batch = self._table.take(np.searchsorted(reached, marks, side="right"))
+        batch = self._view.table.take(np.searchsorted(reached, marks, side="right"))
         return replace(batch, log_weight=np.zeros(num_draws))
 
-    def summary(
-        self, names: Sequence[str] | None = None, *, probabilities: Sequence[float] = (0.05, 0.5, 0.95)
-    ) -> Summary:
-        """Describe variables: moments, quantiles, errors and diagnostics, one row each; prints as a table.
+    def to_datatree(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        resample: Literal["stratified", "without_replacement"] | None = None,
+        num_draws: int | None = None,
+        seed: int = 0,
+    ) -> "DataTree":
+        """Return the draws as a `xarray.DataTree` in the conventions of ArviZ; see `datatree.to_datatree`."""
+        from tracestore.posteriors.datatree import to_datatree  # needs xarray
 
-        Parameters
-        ----------
-        names
-            Names or addresses; all names when None, long vectors left out.
-        probabilities
-            Probabilities of the quantiles.
+        return to_datatree(self, names, resample=resample, num_draws=num_draws, seed=seed)
+
+    def to_pandas(self, names: Sequence[str] | None = None) -> "DataFrame":
+        """Return the draws as a `pandas.DataFrame`, one row each; see `data_frame.to_pandas`."""
+        from tracestore.posteriors.data_frame import to_pandas  # needs pandas
+
+        return to_pandas(self, names)
+
+    def to_awkward(self) -> "Array":
+        """Return whole traces as an Awkward array of records, in memory, in the order of the draws.
+
+        The records are those of `tracestore.formats.awkward.to_awkward`, with the log weights of this view and a field
+        ``weight``; all weights sum to one.
+
+        Raises
+        ------
+        MissingExtraError
+            When awkward is not installed.
         """
-        variables = [self._variable(name) for name in names or self.names]
-        short = [variable for variable in variables if names or math.prod(variable.shape) <= MAX_ELEMENTS]
-        return Summary([row for variable in short for row in variable.summary_rows(probabilities)], probabilities)
+        from tracestore.formats.awkward import to_awkward  # needs awkward
 
-    def _variable(self, name: str) -> Variable:
-        if name not in self._variables:
-            values, rows = self._table.present(name)
-            draws = Draws(values, self.weights[rows], self._table.chain[rows], self._table.draw[rows])
-            self._variables[name] = Variable(name, draws, has_chains=not self.is_weighted)
-        return self._variables[name]
-
-    @cached_property
-    def _evidence(self) -> Estimate:
-        self._require_weights("Markov chains do not estimate the evidence", "Use `importance` or `ic` for it.")
-        return log_evidence(self.log_weights)
-
-    def _require_chains(self, what: str, instead: str) -> None:
-        if self.is_weighted:
-            message = f"{what}; these are weighted draws of the engine {self.engine!r}. {instead}"
-            raise DiagnosticError(message, engine=self.engine)
-
-    def _require_weights(self, what: str, instead: str) -> None:
-        if not self.is_weighted:
-            message = f"{what}; these are draws of the engine {self.engine!r}. {instead}"
-            raise DiagnosticError(message, engine=self.engine)
+        table = self._view.table
+        batch = replace(table.take(np.arange(len(self))), log_weight=self.log_weights)
+        array = to_awkward(batch)
+        array["trace"] = table.store_rows
+        array["weight"] = self.weights
+        return array
 
 
 def open_posterior(path: StorePath, *more: StorePath) -> Posterior:
-    """Open what an engine wrote.
+    """Open what an engine wrote, or `Posterior.save`.
 
     Parameters
     ----------

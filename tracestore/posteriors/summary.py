@@ -1,11 +1,11 @@
-"""Tables that describe a posterior: one row a variable, one row a move of a chain."""
+"""Tables that describe a posterior: one row a variable, a move of a chain, or an address."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-__all__ = ["MoveAcceptance", "Summary", "SummaryRow"]
+__all__ = ["AddressAcceptance", "MoveAcceptance", "Summary", "SummaryRow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,20 @@ class MoveAcceptance:
     num_accepted: int
     num_failed: int
     """Moves rejected because the simulator failed or reached the length cap."""
+
+    @property
+    def rate(self) -> float:
+        """Share of the proposed moves that were accepted; NaN when none was proposed."""
+        return self.num_accepted / self.num_proposed if self.num_proposed else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class AddressAcceptance:
+    """How often moves of one draw were accepted, over all chains, after warm-up."""
+
+    address: str
+    num_proposed: int
+    num_accepted: int
 
     @property
     def rate(self) -> float:

@@ -18,6 +18,7 @@ from tracestore.diagnostics.weights import (
     weighted_variance,
 )
 from tracestore.errors import DegenerateWeightsError, InvalidInputError, TracestoreError
+from tracestore.posteriors.shape import central_moment_ratio, mode_of
 from tracestore.posteriors.summary import SummaryRow
 
 __all__ = ["MAX_ELEMENTS", "Draws", "Number", "Variable", "by_chain"]
@@ -52,7 +53,9 @@ class Variable:
     name: str
     draws: Draws
     has_chains: bool
-    """Whether the draws are those of Markov chains, and not weighted ones."""
+    """Whether the draws are those of Markov chains, and not independent ones."""
+    is_reweighted: bool = False
+    """Whether draws of Markov chains have weights."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,6 +102,18 @@ class Variable:
         columns = [weighted_quantile(column, self.weights, wanted) for column in self._columns]
         return _number(np.reshape(np.stack(columns, axis=-1), wanted.shape + self.shape))
 
+    def mode(self) -> Number:
+        """Return the most probable value, or the peak of the density; of each element by itself."""
+        return _number(np.reshape([mode_of(column, self.weights) for column in self._columns], self.shape))
+
+    def skewness(self) -> Number:
+        """Return the skewness."""
+        return _number(central_moment_ratio(self.values, self.weights, 3))
+
+    def kurtosis(self) -> Number:
+        """Return the excess kurtosis."""
+        return _number(central_moment_ratio(self.values, self.weights, 4) - 3.0)
+
     def probabilities(self) -> dict[float, float]:
         """Return the probability of each value of a discrete scalar."""
         if self.shape or (self.values != np.round(self.values)).any():
@@ -121,23 +136,32 @@ class Variable:
         return chains.is_constant(self.values[self.weights > 0.0])
 
     def ess(self) -> Number:
-        """Return Kish's size of the weights, or the bulk size over the chains."""
-        return self._over_chains(chains.ess) if self.has_chains else kish_ess(_log(self.weights))
+        """Return Kish's size of the weights, the bulk size over the chains, or that of the mean for reweighted ones."""
+        if self.is_reweighted:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return _number(np.asarray(self.var()) / np.asarray(self.mcse()) ** 2)
+        return (
+            self._over_chains(lambda column: chains.ess(self._by_chain(column)))
+            if self.has_chains
+            else kish_ess(_log(self.weights))
+        )
 
     def mcse(self) -> Number:
         """Return the Monte-Carlo standard error of the mean."""
         if self.has_chains:
-            return self._over_chains(chains.mcse)
+            return self._over_chains(self._chain_error)
         errors = [weighted_mcse(column, _log(self.weights)) for column in self._columns]
         return _number(np.reshape(errors, self.shape))
 
     def rhat(self) -> Number:
         """Return the rank-normalized split R-hat over the chains."""
-        return self._over_chains(chains.rhat)
+        return self._over_chains(lambda column: chains.rhat(self._by_chain(column)))
 
     def finite_sizes(self) -> list[float]:
         """Return the bulk sizes of the elements that vary and have enough draws to judge."""
-        matrices = [by_chain(column, self.draws.chain) for column in self._columns]
+        if self.is_reweighted:
+            return [size for size in np.ravel(self.ess()).tolist() if not math.isnan(size)]
+        matrices = [self._by_chain(column) for column in self._columns]
         sizes = [chains.ess(matrix) for matrix in matrices if matrix.shape[1] >= chains.MIN_DRAWS]
         return [size for size in sizes if not math.isnan(size)]
 
@@ -171,8 +195,12 @@ class Variable:
         if not self.has_chains:
             log_weights = _log(self.weights)
             return kish_ess(log_weights), weighted_mcse(column, log_weights), None, ""
-        matrix = by_chain(column, self.draws.chain)
+        matrix = self._by_chain(column)
         try:
+            if self.is_reweighted:
+                mcse = self._chain_error(column)
+                variance = float(weighted_variance(column, self.weights))
+                return variance / mcse**2 if mcse > 0.0 else None, mcse, None, ""
             ess, mcse = chains.ess(matrix), chains.mcse(matrix)
         except TracestoreError as error:
             return None, None, None, str(error)
@@ -182,9 +210,21 @@ class Variable:
     def _columns(self) -> Column:
         return self.values.reshape(len(self.values), -1).T
 
+    def _by_chain(self, column: Column) -> Column:
+        return by_chain(column, self.draws.chain)
+
+    def _chain_error(self, column: Column) -> float:
+        """Error of the mean over chains; for a weighted mean, that of its linear part in each draw."""
+        if self.is_reweighted:
+            used = self.weights > 0.0
+            deviations = np.zeros(len(column))
+            deviations[used] = len(column) * self.weights[used] * (column[used] - self.weights[used] @ column[used])
+            column = deviations
+        return chains.mcse(self._by_chain(column))
+
     def _over_chains(self, function: Callable[[Column], float]) -> Number:
         try:
-            found = [function(by_chain(column, self.draws.chain)) for column in self._columns]
+            found = [function(column) for column in self._columns]
         except TracestoreError as error:
             error.add_note(f"for the variable {self.name!r}")
             raise

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tracestore.posteriors.findings import Diagnosis, Verdict
+from tracestore.posteriors.summary import AddressAcceptance, MoveAcceptance
+
 __all__ = [
     "COLORS",
     "DASHES",
@@ -120,8 +123,18 @@ class Engine:
     log_evidence: float | None = None
     log_evidence_se: float | None = None
     acceptance: float | None = None
+    moves: tuple[MoveAcceptance, ...] = ()
+    """Of chains, by chain and move."""
+    addresses: tuple[AddressAcceptance, ...] = ()
+    """Of chains, moves of single draws by address, the most frequent first."""
+    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis("", ()))
     marginals: Mapping[str, Marginal] = field(default_factory=dict)
     facts: RunFacts | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """How far its own diagnostics trust it."""
+        return self.diagnosis.verdict
 
     @property
     def max_weight(self) -> float | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,12 +14,17 @@ from tracestore.errors import (
     InvalidInputError,
     UnknownAddressError,
 )
+from tracestore.posteriors.findings import Diagnosis
 from tracestore.posteriors.posterior import Posterior
 from tracestore.reports.data import COLORS, DASHES, Engine, Marginal, RunFacts, make_marginal
 from tracestore.traces.layout import SiteKind
 
-__all__ = ["choose_names", "label_posteriors", "read_engine"]
+__all__ = ["ENGINE_WORDS", "choose_names", "label_posteriors", "read_engine"]
 
+Row = TypeVar("Row")
+
+MAX_JUDGED = 16
+"""Longer vectors are not judged element by element."""
 MAX_ELEMENTS = 6
 """Elements of a vector-valued variable that are shown."""
 MAX_NAMES = 12
@@ -122,8 +128,30 @@ def read_engine(label: str, posterior: Posterior, names: Sequence[str], index: i
         log_evidence=_number(lambda: posterior.log_evidence) if is_weighted else None,
         log_evidence_se=_number(lambda: posterior.log_evidence_se) if is_weighted else None,
         acceptance=None if is_weighted else _number(lambda: posterior.acceptance),
-        marginals=marginals, facts=_read_facts(posterior),
+        moves=() if is_weighted else _or_nothing(lambda: posterior.acceptance_by_move),
+        addresses=() if is_weighted else _or_nothing(lambda: posterior.acceptance_by_address),
+        diagnosis=_diagnose(posterior, names), marginals=marginals, facts=_read_facts(posterior),
     )  # fmt: skip
+
+
+def _diagnose(posterior: Posterior, names: Sequence[str]) -> Diagnosis:
+    """Judge a posterior by the variables that the report shows; one that has none of them by all that it has."""
+    known = [name for name in names if _is_short(posterior, name)]
+    return posterior.diagnose(names=known or None)
+
+
+def _is_short(posterior: Posterior, name: str) -> bool:
+    try:
+        return math.prod(posterior.table.present(name).values.shape[1:]) <= MAX_JUDGED
+    except UnknownAddressError:
+        return False
+
+
+def _or_nothing(read: Callable[[], tuple[Row, ...]]) -> tuple[Row, ...]:
+    try:
+        return read()
+    except InferenceError:  # views of chains may have none
+        return ()
 
 
 def _read_marginals(posterior: Posterior, name: str) -> dict[str, Marginal]:

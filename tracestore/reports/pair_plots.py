@@ -234,7 +234,13 @@ def _points(axes: Axes, engine: Engine, x: Floats, y: Floats, weights: Floats) -
     marks = (np.arange(NUM_POINTS) + 0.5) / NUM_POINTS
     reached = np.cumsum(weights)
     chosen, times = np.unique(np.searchsorted(reached, marks * reached[-1]), return_counts=True)
-    axes.scatter(x[chosen], y[chosen], s=4.0 * times, color=engine.color, alpha=0.45, linewidths=0)
+    # a few sizes: marks of one size are written once and referred to
+    sizes = np.rint(2.0 * np.log2(times)).astype(int)
+    for size in np.unique(sizes):
+        mine = chosen[sizes == size]
+        axes.plot(
+            x[mine], y[mine], "o", color=engine.color, alpha=0.45, markeredgewidth=0, markersize=2.0 * 2 ** (size / 4)
+        )  # fmt: skip
 
 
 def _intervals(

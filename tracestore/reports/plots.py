@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +11,17 @@ from tracestore._extras import extra
 from tracestore.diagnostics.weights import weighted_quantile
 from tracestore.pages.figures import INK, figure_style, to_svg
 from tracestore.reports.data import COLORS, Engine, History, Marginal, Variable, top_categories
-from tracestore.reports.numbers import format_rhat
 
 with extra("report"):
     from matplotlib.axes import Axes
-    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import AutoMinorLocator, EngFormatter, MaxNLocator
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator
 
-__all__ = ["chains_svg", "is_wide", "loss_svg", "marginal_svg", "weights_svg"]
+__all__ = [
+    "DASHES", "TRUTH", "TRUTH_DASHES", "WIDTH", "bin_edges", "decade_ticks", "draw_bars", "draw_steps", "is_wide",
+    "loss_svg", "marginal_svg", "new_figure", "plain", "wrapped",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +30,8 @@ DASHES: dict[str, object] = {
     "solid": "-", "dashed": (0, (5, 1.6)), "dotted": (0, (1.6, 1.4)), "dashdot": (0, (6, 1.4, 1.4, 1.4)),
 }  # fmt: skip
 TRUTH_DASHES = (0, (4, 2.5))
+WIDTH = 11.5
+"""Of figures that take the whole page, in inches."""
 
 
 def plain(text: str) -> str:
@@ -44,6 +48,18 @@ def new_figure(width: float, height: float, *, space: float = 0.02) -> Figure:
     """Return an empty figure of a size in inches; ``space`` separates its panels, as a share of their size."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=space, hspace=space)
     return Figure(figsize=(width, height), layout=layout)
+
+
+def decade_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Put ticks on a logarithmic axis, few of them over many decades and several within one."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low) if low > 0 else 3.0
+    subs = (1.0,) if decades > 2.6 else ((1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0))
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_minor_locator(LogLocator(subs=()))
+    thousands = EngFormatter(sep="")
+    axis.set_major_formatter(FuncFormatter(lambda x, place: f"{x:g}" if x < 1000 else thousands(x, place)))
 
 
 # ---------------------------------------------------------------------------------------------- marginals
@@ -112,6 +128,7 @@ def bin_edges(variable: Variable, engines: Sequence[Engine]) -> Floats:
 
 
 def draw_steps(axes: Axes, engine: Engine, marginal: Marginal | None, edges: Floats) -> None:
+    """Draw the histogram of one engine as steps; nothing without draws."""
     if marginal is None or marginal.is_empty:
         return
     heights, _ = np.histogram(marginal.values, bins=edges, weights=marginal.weights)
@@ -123,6 +140,7 @@ def draw_steps(axes: Axes, engine: Engine, marginal: Marginal | None, edges: Flo
 def draw_bars(
     axes: Axes, variable: Variable, engines: Sequence[Engine], most: int = 10, *, small: bool = False
 ) -> None:
+    """Draw the probabilities of the most probable categories as bars, engines side by side."""
     shown = [(e, m) for e in engines if (m := e.marginals.get(variable.name)) is not None and not m.is_empty]
     categories = top_categories(variable, engines, most)
     height = 0.8 / max(len(shown), 1)
@@ -155,7 +173,7 @@ def mark_truth(axes: Axes, variable: Variable, *, labelled: bool = False) -> Non
         )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------- loss, chains, weights
+# ---------------------------------------------------------------------------------------------- loss
 
 
 def loss_svg(history: History) -> str:
@@ -172,7 +190,7 @@ def loss_svg(history: History) -> str:
         An ``<svg>`` element.
     """
     with figure_style():
-        figure = new_figure(6.4, 3.1)
+        figure = new_figure(5.4, 2.8)
         axes = figure.subplots()
         window = max(len(history.loss) // 40, 1)
         is_long = window > 1
@@ -216,104 +234,3 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap: 
             f"{text} {y:.2f}", (x, place), xytext=(6, 0), textcoords="offset points", color=color, va="center",
             fontsize=9, annotation_clip=False,
         )  # fmt: skip
-
-
-def chains_svg(variables: Sequence[Variable], engine: Engine, most: int = 300) -> str:
-    """Draw the values of every chain against the draw, one row a variable.
-
-    Parameters
-    ----------
-    variables
-        The rows.
-    engine
-        An engine with chains.
-    most
-        Points drawn for one chain; longer chains are thinned for the figure.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
-    """
-    with figure_style():
-        figure = new_figure(6.4, 0.35 + 0.98 * len(variables))
-        rows = figure.subplots(len(variables), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, variable in zip(rows, variables, strict=True):
-            _chain_row(axes, variable, engine, most)
-        rows[-1].set_xlabel("draw")
-        return to_svg(figure, f"Chains of {engine.label}")
-
-
-def _chain_row(axes: Axes, variable: Variable, engine: Engine, most: int) -> None:
-    marginal = engine.marginals[variable.name]
-    chains = np.unique(marginal.chain)
-    for index, chain in enumerate(chains):
-        mine = np.flatnonzero(marginal.chain == chain)
-        mine = mine[np.argsort(marginal.draw[mine], kind="stable")]
-        mine = mine[:: max(-(-len(mine) // most), 1)]
-        color = _shade(engine.color, index, len(chains))
-        if variable.is_discrete or len(mine) < 20:
-            # categories of several chains side by side instead of on top of each other
-            offset = 0.5 * (index / max(len(chains) - 1, 1) - 0.5) if variable.is_discrete else 0.0
-            axes.plot(marginal.draw[mine], marginal.values[mine] + offset, ".", color=color, markersize=1.8)
-        else:
-            axes.plot(marginal.draw[mine], marginal.values[mine], color=color, linewidth=0.7)
-    if variable.truth is not None:
-        axes.axhline(variable.truth, color=TRUTH, linewidth=0.8, linestyle=TRUTH_DASHES, zorder=3)
-    words = [variable.label] if marginal.rhat is None else [variable.label, f"R-hat {format_rhat(marginal.rhat)}"]
-    axes.set_title(plain(", ".join(words)), loc="left", fontsize=8.5, color=INK, pad=2)
-    axes.yaxis.set_major_locator(MaxNLocator(2, integer=variable.is_discrete))
-    axes.margins(x=0.01, y=0.12)
-
-
-def _shade(color: str, index: int, number: int) -> tuple[float, float, float]:
-    base = np.array(to_rgb(color))
-    light = 0.55 * index / max(number - 1, 1)
-    red, green, blue = base + (1 - base) * light
-    return float(red), float(green), float(blue)
-
-
-def weights_svg(engines: Sequence[Engine]) -> str:
-    """Draw the log weights of weighted engines and how few draws carry how much of the weight.
-
-    Parameters
-    ----------
-    engines
-        Engines with at least one finite log weight.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
-    """
-    with figure_style():
-        figure = new_figure(6.4, 3.1)
-        left, right = figure.subplots(1, 2)
-        relative = {e.label: _relative_weights(e) for e in engines}
-        low = min(float(np.quantile(r, 0.02)) for r in relative.values())
-        edges = np.linspace(max(low, -40.0) - 0.5, 0.0, 41)
-        for engine in engines:
-            dashes = DASHES[engine.dash]
-            logs = relative[engine.label]
-            heights, _ = np.histogram(np.clip(logs, edges[0], 0.0), bins=edges)
-            left.stairs(heights / len(logs), edges, fill=True, color=engine.color, alpha=0.10, linewidth=0)
-            left.stairs(heights / len(logs), edges, color=engine.color, linewidth=1.4, linestyle=dashes)
-            weights = np.sort(10.0**logs)[::-1]
-            share = np.cumsum(weights) / weights.sum()
-            ranks = np.unique(np.geomspace(1, len(share), 160).astype(int))
-            right.plot(100 * ranks / len(share), share[ranks - 1], color=engine.color, linewidth=1.6, linestyle=dashes)
-        left.set_xlabel("weight / largest weight [power of ten]")
-        left.set_ylabel("share of draws")
-        left.xaxis.set_minor_locator(AutoMinorLocator(2))
-        right.set_xscale("log")
-        right.set_ylim(0, 1.02)
-        right.set_xlabel("largest weights [% of draws]")
-        right.set_ylabel("share of total weight")
-        labels = ", ".join(e.label for e in engines)
-        return to_svg(figure, f"Importance weights of {labels}")
-
-
-def _relative_weights(engine: Engine) -> Floats:
-    logs = np.zeros(0) if engine.log_weights is None else engine.log_weights
-    finite = logs[np.isfinite(logs)]
-    return np.asarray((finite - finite.max()) / np.log(10.0))

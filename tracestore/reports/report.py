@@ -9,16 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from tracestore.errors import InvalidInputError
+from tracestore.errors import DegenerateWeightsError, InvalidInputError
 from tracestore.pages import write_page
+from tracestore.posteriors.findings import Verdict
 from tracestore.posteriors.posterior import Posterior
+from tracestore.reports.calibration_page import Calibrations, read_calibrations
+from tracestore.reports.chain_plots import chains_svg, running_svg
 from tracestore.reports.data import Engine, History, Variable, make_variable
 from tracestore.reports.gather import choose_names, label_posteriors, read_engine
+from tracestore.reports.layout_shares import LayoutShares, layout_shares
 from tracestore.reports.numbers import format_number
 from tracestore.reports.page import Page, render_page
 from tracestore.reports.pair_plots import pairs_svg
-from tracestore.reports.plots import chains_svg, is_wide, loss_svg, marginal_svg, weights_svg
-from tracestore.reports.verdict import Verdict, compare, describe_agreement, describe_truth, judge
+from tracestore.reports.plots import is_wide, loss_svg, marginal_svg
+from tracestore.reports.program import read_program
+from tracestore.reports.sections.calibration import calibration_section
+from tracestore.reports.trace_figures import trace_figures
+from tracestore.reports.verdict import compare, describe_agreement, describe_truth
+from tracestore.reports.weight_plots import weights_svg
 from tracestore.store.job import Job
 
 __all__ = ["write_report"]
@@ -38,6 +46,7 @@ def write_report(
     training_history: str | Path | Iterable[Mapping[str, object]] | None = None,
     phases: Mapping[str, float] | None = None,
     jobs: Mapping[str, Job | None] | None = None,
+    calibration: Calibrations | None = None,
     title: str = "Posterior report",
 ) -> Path:
     """Write one self-contained HTML page that compares posteriors and says how far to trust them.
@@ -63,6 +72,8 @@ def write_report(
         Seconds that each phase of the work took, in order.
     jobs
         What was run before the inference, by what people call it: the jobs of the training data and the network.
+    calibration
+        Results of `calibrate` for the engines, or the folders that it wrote: one or several.
     title
         Heading of the page.
 
@@ -75,6 +86,8 @@ def write_report(
     ------
     InvalidInputError
         When there is no posterior, or nothing in them to show.
+    StoreNotFoundError
+        When a folder holds no finished calibration.
 
     Examples
     --------
@@ -94,9 +107,25 @@ def write_report(
     if not variables:
         message = "The posteriors hold nothing to show: no named draw, tag or controlled draw. Give `names`."
         raise InvalidInputError(message, argument="names")
-    page = _compose(engines, variables, history=_read_history(training_history))
+    found = _read_layouts(labelled)
     described = {label: {"verb": job.verb, **job.fields} for label, job in (jobs or {}).items() if job}
-    return write_page(path, render_page(replace(page, title=title, phases=phases or {}, jobs=described)))
+    page = replace(
+        _compose(engines, variables, history=_read_history(training_history)),
+        title=title, phases=phases or {}, jobs=described, program=read_program(labelled, found),
+        graphs=trace_figures(engines, labelled, found),
+        calibration=calibration_section(read_calibrations(calibration)) if calibration is not None else "",
+    )  # fmt: skip
+    return write_page(path, render_page(page))
+
+
+def _read_layouts(posteriors: Mapping[str, Posterior]) -> dict[str, LayoutShares]:
+    found = {}
+    for label, posterior in posteriors.items():
+        try:
+            found[label] = layout_shares(posterior)
+        except (DegenerateWeightsError, InvalidInputError):  # no draw has weight; its verdict says so
+            continue
+    return found
 
 
 def _variables(
@@ -121,21 +150,21 @@ def _variables(
 def _compose(engines: Sequence[Engine], variables: Sequence[Variable], *, history: History | None) -> Page:
     drawn = [v for v in variables if any(not e.marginals[v.name].is_empty for e in engines if v.name in e.marginals)]
     paired = [v for v in drawn if not _is_constant(v, engines)][:MAX_PAIRS]
-    judgements = {e.label: judge(e) for e in engines}
-    trusted = [e for e in engines if judgements[e.label].verdict is not Verdict.BAD]
+    trusted = [e for e in engines if e.verdict is not Verdict.BAD]
     agreements = compare(variables, engines)
     weighted = [e for e in engines if e.log_weights is not None and np.isfinite(e.log_weights).any()]
-    chains = {}
+    chains: dict[str, str] = {}
+    running: dict[str, str] = {}
     for engine in engines:
         rows = [v for v in drawn if v.name in engine.marginals and not engine.marginals[v.name].is_empty]
         if not engine.is_weighted and rows:
             chains[engine.label] = chains_svg(rows[:MAX_CHAIN_ROWS], engine)
+            running[engine.label] = running_svg(rows, engine)
     simulators = dict.fromkeys(str(e.facts.fields.get("simulator", "")) for e in engines if e.facts is not None)
     return Page(
         lead=f"{_listed([e.label for e in engines])} on {_listed([s for s in simulators if s]) or 'one simulator'}",
         engines=engines,
         variables=variables,
-        judgements=judgements,
         agreements=agreements,
         agreement=describe_agreement(agreements, len(engines)),
         truth_words=[text for e in trusted or engines if (text := describe_truth(variables, e))],
@@ -143,6 +172,7 @@ def _compose(engines: Sequence[Engine], variables: Sequence[Variable], *, histor
         wide=frozenset(v.name for v in drawn if is_wide(v)),
         pairs=pairs_svg(paired, engines) if len(paired) > 1 else "",
         chains=chains,
+        running=running,
         weights=weights_svg(weighted) if weighted else "",
         loss=loss_svg(history) if history is not None else "",
         loss_words=_loss_words(history) if history is not None else "",

@@ -1,62 +1,22 @@
-"""Judge engines and compare them, in words that say what to do next. Pure: records in, records out.
+"""Compare engines with each other and with the truth, in words. Pure: records in, records out.
 
-Thresholds: Pareto k-hat and R-hat after Vehtari et al. (JMLR 2024; Bayesian Analysis 2021).
+How far a single engine can be trusted is the diagnosis of its posterior, `tracestore.posteriors.diagnosis`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import combinations
 
 import numpy as np
 
+from tracestore.posteriors.findings import Verdict
 from tracestore.reports.data import Engine, Marginal, Variable
-from tracestore.reports.numbers import format_rhat
 
-__all__ = [
-    "Agreement",
-    "Judgement",
-    "Verdict",
-    "compare",
-    "describe_agreement",
-    "describe_trust",
-    "describe_truth",
-    "judge",
-]
+__all__ = ["Agreement", "compare", "describe_agreement", "describe_trust", "describe_truth"]
 
-KHAT_BAD = 0.7
-RHAT_GOOD = 1.01
-RHAT_BAD = 1.05
-ESS_BAD = 50
-ESS_GOOD = 200
-ESS_GOOD_PER_CHAIN = 100
-WEIGHT_BAD = 0.2
-WEIGHT_DOUBTFUL = 0.05
 MEAN_DOUBTFUL = 3.0
 MEAN_BAD = 4.0
 PROBABILITY_BAD = 0.1
-
-
-class Verdict(StrEnum):
-    """How far a result can be trusted."""
-
-    GOOD = "good"
-    DOUBTFUL = "doubtful"
-    BAD = "do not trust"
-
-    @property
-    def rank(self) -> int:
-        """0 for good, 2 for bad."""
-        return list(Verdict).index(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A verdict on one engine with its reasons."""
-
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    """One sentence each, the worst first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,83 +32,6 @@ class Agreement:
     num_errors: float = float("nan")
     """The difference in combined standard errors."""
     category: str = ""
-
-
-def judge(engine: Engine) -> Judgement:
-    """Judge one engine by its own diagnostics.
-
-    Parameters
-    ----------
-    engine
-        The engine with its marginals.
-
-    Returns
-    -------
-    Judgement
-        The worst verdict over the diagnostics that apply, and what each of them says.
-    """
-    found = _judge_weights(engine) if engine.is_weighted else _judge_chains(engine)
-    found += _judge_ess(engine)
-    found.sort(key=lambda pair: -pair[0].rank)
-    worst = found[0][0] if found else Verdict.DOUBTFUL
-    reasons = tuple(text for _, text in found)
-    return Judgement(worst, reasons or ("No diagnostic applies to these draws.",))
-
-
-def _judge_weights(engine: Engine) -> list[tuple[Verdict, str]]:
-    found = []
-    khat, top, logs = engine.khat, engine.max_weight, engine.log_weights
-    if logs is not None and len(logs) and not np.isfinite(logs).any():
-        return [
-            (Verdict.BAD, "No draw has any weight: the observation is impossible, or out of reach of the proposals.")
-        ]
-    if logs is not None and len(logs) and np.ptp(logs[np.isfinite(logs)]) == 0:
-        return [(Verdict.GOOD, "All weights are equal.")]
-    good_khat = min(1 - 1 / np.log10(max(engine.num_draws, 11)), KHAT_BAD)
-    if khat is None or np.isnan(khat):
-        found.append((Verdict.DOUBTFUL, "k-hat could not be estimated: too few draws carry weight."))
-    elif khat > KHAT_BAD:
-        advice = "rare draws with huge weights decide the answer; improve the proposal or use RMH"
-        text = f"k-hat {khat:.2f} is above {KHAT_BAD}: {advice}."
-        found.append((Verdict.BAD, text))
-    elif khat > good_khat:
-        limit = f"{good_khat:.2f}, the limit for {engine.num_draws:,} draws"
-        text = f"k-hat {khat:.2f} is above {limit}: standard errors are too small; draw more."
-        found.append((Verdict.DOUBTFUL, text))
-    else:
-        found.append((Verdict.GOOD, f"k-hat {khat:.2f}: the weights behave."))
-    if top is not None and top > WEIGHT_DOUBTFUL:
-        verdict = Verdict.BAD if top > WEIGHT_BAD else Verdict.DOUBTFUL
-        found.append((verdict, f"One draw carries {100 * top:.0f} % of all weight."))
-    return found
-
-
-def _judge_chains(engine: Engine) -> list[tuple[Verdict, str]]:
-    worst = engine.max_rhat
-    if worst is None:
-        reason = "R-hat does not apply: one chain cannot show whether others would agree; run several."
-        return [(Verdict.DOUBTFUL, reason)] if engine.num_chains < 2 else []
-    name = next(n for n, m in engine.marginals.items() if m.rhat == worst)
-    if worst > RHAT_BAD:
-        advice = "the chains disagree; run longer or mix other moves"
-        text = f"R-hat {format_rhat(worst)} ({name}) is above {RHAT_BAD}: {advice}."
-        return [(Verdict.BAD, text)]
-    if worst > RHAT_GOOD:
-        text = f"R-hat {worst:.3f} ({name}) is above {RHAT_GOOD}: good enough for means, not for tails; run longer."
-        return [(Verdict.DOUBTFUL, text)]
-    return [(Verdict.GOOD, f"R-hat at most {worst:.3f}: the chains agree.")]
-
-
-def _judge_ess(engine: Engine) -> list[tuple[Verdict, str]]:
-    wanted = max(ESS_GOOD, 0 if engine.is_weighted else ESS_GOOD_PER_CHAIN * engine.num_chains)
-    if np.isnan(engine.ess):
-        return [(Verdict.DOUBTFUL, "ESS could not be estimated.")]
-    facts = f"ESS {engine.ess:,.0f} of {engine.num_draws:,} draws"
-    if engine.ess < ESS_BAD:
-        return [(Verdict.BAD, f"{facts} is below {ESS_BAD}: means and errors are not reliable; draw more.")]
-    if engine.ess < wanted:
-        return [(Verdict.DOUBTFUL, f"{facts} is below {wanted}: good for means, rough for tails and densities.")]
-    return [(Verdict.GOOD, f"{facts}.")]
 
 
 def compare(variables: Sequence[Variable], engines: Sequence[Engine]) -> list[Agreement]:
@@ -272,18 +155,18 @@ def _largest(judged: Sequence[Agreement]) -> str:
     return "; ".join(parts) + "." if parts else ""
 
 
-def describe_trust(judgements: Mapping[str, Judgement]) -> str:
+def describe_trust(engines: Sequence[Engine]) -> str:
     """Name the engines that their own diagnostics disqualify; empty when there is none.
 
     Parameters
     ----------
-    judgements
-        By engine label.
+    engines
+        All engines of the report.
     """
-    bad = [label for label, judgement in judgements.items() if judgement.verdict is Verdict.BAD]
+    bad = [engine.label for engine in engines if engine.verdict is Verdict.BAD]
     if not bad:
         return ""
-    if len(bad) == len(judgements):
+    if len(bad) == len(engines):
         return "No engine can be trusted by its own diagnostics; neither their agreement nor a disagreement says much."
     theirs, them = ("its", "it") if len(bad) == 1 else ("their", "them")
     return f"Do not trust {_names(bad)}, by {theirs} own diagnostics; comparisons with {them} say little."

@@ -25,7 +25,7 @@ from functools import lru_cache
 from types import CodeType, FrameType
 from typing import TypeVar
 
-__all__ = ["current_place", "mark_root", "source_text"]
+__all__ = ["call_labels", "current_place", "mark_root", "source_text"]
 
 MAX_LABEL = 48
 """Longest call text used as a label, in characters."""
@@ -95,16 +95,21 @@ def _label(code: CodeType, offset: int) -> str:
     line, end_line, column, end_column = positions[offset // 2] if offset >= 0 else (None,) * 4
     if line is None or column is None or end_line is None or end_column is None:
         return f"op{offset}"
-    calls = _calls(code.co_filename, len(linecache.getlines(code.co_filename)))
+    calls = call_labels(code.co_filename, len(linecache.getlines(code.co_filename)))
     call = calls.get((line, column, end_line, end_column))
     return call if call is not None else f"line+{line - code.co_firstlineno}:{column}"
 
 
 @lru_cache(maxsize=256)
-def _calls(filename: str, num_lines: int) -> dict[tuple[int, int, int, int], str]:
-    """Label of every call of a source file, by its position; empty when there is no source.
+def call_labels(filename: str, num_lines: int) -> dict[tuple[int, int, int, int], str]:
+    """Return the label of every call of a source file, by its position; empty when there is no source.
 
-    ``num_lines`` is part of the cache key only: interactive cells reuse nothing, edited files are read anew.
+    Parameters
+    ----------
+    filename
+        The file.
+    num_lines
+        Its length: part of the cache key only, so that edited files are read anew.
     """
     source = "".join(linecache.getlines(filename))
     try:

@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from tracestore.errors import InferenceError, SimulatorProtocolError
-from tracestore.inference.chain import Chain, Target
+from tracestore.inference.chain import Chain
+from tracestore.inference.independence import entries_of
+from tracestore.inference.rerun import Target
 from tracestore.inference.rmh_config import MOVES, RMHConfig
 from tracestore.simulators.base import Simulator, simulator
 from tracestore.simulators.runtime import observe, sample, tag
@@ -35,7 +37,9 @@ def chain_on(program: Simulator, observations: dict[str, float], moves: dict[str
     return Chain(Target(program, arrays, 1000, RMHConfig(**settings), mixture), 0)  # type: ignore[arg-type]
 
 
-EACH_MOVE = [{name: 1.0} for name in MOVES] + [dict.fromkeys(MOVES, 1.0)]
+OWN_MOVES = [name for name in MOVES if name != "ic"]
+"""Moves that need no network."""
+EACH_MOVE = [{name: 1.0} for name in OWN_MOVES] + [dict.fromkeys(OWN_MOVES, 1.0)]
 
 
 @pytest.mark.statistical
@@ -103,9 +107,34 @@ class TestStart:
         def bounded() -> None:
             observe(Uniform(sample(Uniform(0.0, 1.0)), 2.0), name="y")
 
-        monkeypatch.setattr("tracestore.inference.chain.MAX_START_DRAWS", 30)
-        with pytest.raises(InferenceError, match=r"none of 30 prior draws .* \(the last one: likelihood zero\)"):
+        monkeypatch.setattr("tracestore.inference.chain_start.MAX_START_DRAWS", 30)
+        with pytest.raises(InferenceError, match=r"none of 30 prior draws .* 30 had the likelihood zero, .* 'y'\."):
             chain_on(bounded, {"y": 5.0}, {"single": 1.0}).start(np.random.default_rng(5))
+
+    def test_failures_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        @simulator
+        def broken() -> None:
+            if sample(Bernoulli(0.5)):
+                message = "no such file"
+                raise OSError(message)
+            observe(Uniform(0.0, 1.0), name="y")
+
+        monkeypatch.setattr("tracestore.inference.chain_start.MAX_START_DRAWS", 40)
+        with pytest.raises(InferenceError, match=r"\d+ failed, most often with 'OSError: no such file'; \d+ had the"):
+            chain_on(broken, {"y": 5.0}, {"single": 1.0}).start(np.random.default_rng(5))
+
+    def test_a_long_search_is_told_once(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @simulator
+        def narrow() -> None:
+            x = sample(Uniform(0.0, 1.0), name="x")
+            observe(Uniform(x, x + 0.01), name="y")
+
+        monkeypatch.setattr("tracestore.inference.chain_start.MAX_IDLE_SECONDS", -1.0)
+        chain_on(narrow, {"y": 0.5}, {"single": 1.0}, starts=1).start(np.random.default_rng(4))
+        (record,) = caplog.records
+        assert "chain 0 has no start after 1 prior draws: 1 had the likelihood zero" in record.getMessage()
 
 
 class TestFailures:
@@ -126,7 +155,7 @@ class TestFailures:
         batch = chain.run(rng, 0, 300)
         assert (batch.status == 0).all()
         assert batch.named("x")[0].max() <= 0.5
-        proposed, accepted, failed = chain.counts["single"]
+        proposed, accepted, failed = chain.tally.moves["single"]
         assert proposed == 300
         assert failed == chain.num_failed > 20
         assert accepted == batch.accepted.sum() <= 300 - failed
@@ -164,17 +193,17 @@ class TestDraws:
 
 class TestState:
     def test_a_restored_chain_goes_on_bit_for_bit(self) -> None:
-        chain = chain_on(tangled, {}, dict.fromkeys(MOVES, 1.0), warmup=200)
+        chain = chain_on(tangled, {}, dict.fromkeys(OWN_MOVES, 1.0), warmup=200)
         rng = np.random.default_rng(11)
         chain.start(rng)
         chain.warm_up(rng)
         state = json.loads(json.dumps(chain.to_json()))
-        other = chain_on(tangled, {}, dict.fromkeys(MOVES, 1.0), warmup=200)
+        other = chain_on(tangled, {}, dict.fromkeys(OWN_MOVES, 1.0), warmup=200)
         other.restore(state)
         ours, theirs = (one.run(np.random.default_rng(12), 0, 100) for one in (chain, other))
         np.testing.assert_array_equal(ours.values, theirs.values)
         np.testing.assert_array_equal(ours.log_probs, theirs.log_probs)
-        assert chain.counts == other.counts
+        assert chain.tally.to_json() == other.tally.to_json()
 
     def test_vectors_survive(self) -> None:
         @simulator
@@ -194,17 +223,90 @@ class TestState:
         np.testing.assert_array_equal(ours.values, theirs.values)
 
     def test_a_simulator_that_is_not_a_function_of_its_draws_is_found(self) -> None:
-        drift = iter(range(10**6))
+        drift = [0.0]
 
         @simulator
         def drifting() -> None:
             sample(Normal(0.0, 1.0), name="x")
-            observe(Normal(float(next(drift)), 100.0), name="y")
+            observe(Normal(drift[0], 100.0), name="y")
 
         chain = chain_on(drifting, {"y": 0.0}, {"single": 1.0})
         chain.start(np.random.default_rng(15))
-        with pytest.raises(SimulatorProtocolError, match="function of its draws alone"):
-            chain.restore(chain.to_json())
+        state = chain.to_json()
+        drift[0] = 50.0
+        with pytest.raises(SimulatorProtocolError, match=r"trace of chain 0 .* the log probability at 'y' was -5\.5"):
+            chain.restore(state)
+
+    def test_a_tag_that_differs_is_found(self) -> None:
+        calls = [0]
+
+        @simulator
+        def counting() -> None:
+            sample(Normal(0.0, 1.0), name="x")
+            tag(calls[0], name="calls")
+
+        chain = chain_on(counting, {}, {"single": 1.0})
+        chain.start(np.random.default_rng(15))
+        state = chain.to_json()
+        calls[0] = 1
+        with pytest.raises(SimulatorProtocolError, match="a tag, the result or a parameter differs"):
+            chain.restore(state)
+
+    def test_a_start_that_cannot_be_repeated_is_refused(self) -> None:
+        calls = iter(range(10**6))
+
+        @simulator
+        def counting() -> None:
+            sample(Normal(0.0, 1.0), name="x")
+            tag(next(calls), name="calls")
+
+        chain = chain_on(counting, {}, {"single": 1.0}, starts=1)
+        with pytest.raises(SimulatorProtocolError, match=r"value of the tag 'calls' at .* was 0\.0, in the .* is 1\.0"):
+            chain.start(np.random.default_rng(15))
+
+    def test_a_path_that_changes_by_itself_is_refused(self) -> None:
+        calls = [0]
+
+        @simulator
+        def moody() -> None:
+            calls[0] += 1
+            sample(Normal(0.0, 1.0), name="x" if calls[0] < 50 else "y", address=f"a{calls[0] // 50}")
+
+        chain = chain_on(moody, {}, {"single": 1.0})
+        rng = np.random.default_rng(15)
+        chain.start(rng)
+        with pytest.raises(SimulatorProtocolError, match="did not reach 'a0~Normal#1', although every draw before it"):
+            chain.run(rng, 0, 100)
+
+    def test_does_not_grow_with_the_run(self) -> None:
+        chain = chain_on(tangled, {}, {"single": 1.0, "walk": 1.0}, warmup=100)
+        rng = np.random.default_rng(18)
+        chain.start(rng)
+        chain.warm_up(rng)
+        chain.run(rng, 0, 300)
+        before = len(json.dumps(chain.tally.to_json()))
+        chain.run(rng, 300, 3000)
+        assert len(json.dumps(chain.tally.to_json())) < 2 * before
+        assert len(chain.to_json()["draws"]) == len(chain.order)
+
+
+def test_the_role_of_a_draw_follows_its_name() -> None:
+    """One address may have a name on one path only; a chain restored there must not differ."""
+
+    @simulator
+    def renamed() -> None:
+        branch = sample(Bernoulli(0.5), name="branch")
+        sample(Normal(0.0, 1.0), name="x" if branch else None, address="x")
+
+    chain = chain_on(renamed, {}, {"single": 1.0}, starts=1)
+    rng = np.random.default_rng(23)
+    chain.start(rng)
+    seen = set()
+    for step in range(40):
+        chain.run(rng, step, 1)
+        assert chain.entries == entries_of(chain.trace, None)
+        seen.add(chain.trace["branch"])
+    assert seen == {0, 1}
 
 
 class TestWarmUp:
@@ -220,9 +322,9 @@ class TestWarmUp:
         rng = np.random.default_rng(16)
         chain.start(rng)
         chain.warm_up(rng)
-        assert chain.counts["walk"] == [0, 0, 0]
+        assert chain.tally.moves["walk"] == [0, 0, 0]
         chain.run(rng, 0, 500)
-        assert 0.1 < chain.counts["walk"][1] / 500 < 0.7
+        assert 0.1 < chain.tally.moves["walk"][1] / 500 < 0.7
         small, large = chain.scales.steps.values()
         assert large > 20 * small  # each draw has a step of its own
 
@@ -234,3 +336,26 @@ class TestWarmUp:
         steps = dict(chain.scales.steps)
         chain.run(rng, 0, 100)
         assert chain.scales.steps == steps
+
+    @pytest.mark.parametrize("stop", [1, 40, 75])
+    def test_goes_on_from_its_state_bit_for_bit(self, stop: int) -> None:
+        """Before, in and after the part of the warm-up in which spreads are measured."""
+        moves = dict.fromkeys(OWN_MOVES, 1.0)
+        whole, first, second = (chain_on(tangled, {}, moves, warmup=100) for _ in range(3))
+        for chain in (whole, first):
+            chain.start(np.random.default_rng(19))
+            chain.warm_up(np.random.default_rng(20), range(stop))
+        whole.warm_up(np.random.default_rng(21), range(stop, 100))
+        second.restore(json.loads(json.dumps(first.to_json())))
+        second.warm_up(np.random.default_rng(21), range(stop, 100))
+        assert second.to_json() == whole.to_json()
+        assert whole.scales.steps
+
+    def test_counts_of_the_warm_up_are_not_those_of_the_draws(self) -> None:
+        chain = chain_on(tangled, {}, {"single": 1.0}, warmup=100)
+        rng = np.random.default_rng(22)
+        chain.start(rng)
+        chain.warm_up(rng, range(50))
+        state = chain.to_json()
+        assert state["counts"] == {"single": [0, 0, 0]}
+        assert state["warmup"]["counts"]["single"][0] == 50

@@ -14,10 +14,12 @@ import pytest
 from tracestore.errors import InvalidInputError, StoreExistsError
 from tracestore.events import Event, PhaseAdvanced, PhaseStarted
 from tracestore.inference import RMHConfig, lmh, open_posterior, rmh
+from tracestore.posteriors.chain_states import last_states
 from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import simulator
 from tracestore.simulators.runtime import observe, sample
 from tracestore.simulators.toys import branching, gum, gum_marsaglia
+from tracestore.store.trace_store import TraceStore
 from tracestore.traces.distributions import (
     Beta,
     Binomial,
@@ -159,8 +161,9 @@ class TestAgain:
             with pytest.raises(StoreExistsError, match=f"`{field}`"):
                 run(tmp_path / "post", **change)
 
-    @pytest.mark.parametrize("stop_after", [1, 7, 38])
+    @pytest.mark.parametrize("stop_after", [1, 9, 24, 77])
     def test_an_interrupted_job_goes_on_bit_for_bit(self, tmp_path: Path, stop_after: int) -> None:
+        """At the start, in the warm-up, and among the draws of the first and the second chain."""
         events: list[Event] = []
 
         def interrupt(event: Event) -> None:
@@ -170,11 +173,14 @@ class TestAgain:
 
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "post", observer=interrupt)
-        assert len(open_posterior(tmp_path / "post")) == 5 * stop_after
+        # a chain has a start, 20 pieces of warm-up, and 20 chunks of 5 draws
+        done = sum(5 * min(max(stop_after - before, 0), 20) for before in (21, 62))
+        assert len(TraceStore.open(tmp_path / "post")) == done
         resumed: list[Event] = []
         finished = run(tmp_path / "post", observer=resumed.append)
         assert isinstance(resumed[0], PhaseStarted)
-        assert resumed[0].done == 5 * stop_after
+        assert resumed[0].done == done
+        assert len(resumed) == 4 * 41 - stop_after + 2
         assert_same(finished, run(tmp_path / "whole"))
 
     @pytest.mark.processes
@@ -222,34 +228,37 @@ def slow():
 program = Simulator(slow, name="slow")
 print("started", flush=True)
 rmh(program, {"obs0": 8.0, "obs1": 9.0}, path, num_draws=2000, chains=4, seed=1, workers=workers,
-    config=RMHConfig(warmup=50))
+    config=RMHConfig(warmup=300))
 """
 
 
 @pytest.mark.processes
-def test_a_killed_job_goes_on_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_job_goes_on_bit_for_bit(tmp_path: Path, workers: int) -> None:
     script = tmp_path / "job.py"
     script.write_text(textwrap.dedent(SLOW_JOB))
 
     def start(path: Path, delay: float) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, str(script), str(path), str(delay), "2"],
+            [sys.executable, str(script), str(path), str(delay), str(workers)],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
 
-    rng = np.random.default_rng(1)
-    kills = 0
-    for _ in range(3):
-        with start(tmp_path / "killed", 0.002) as process:
+    rng = np.random.default_rng(workers)
+    units = []
+    for _ in range(4):
+        with start(tmp_path / "killed", 0.001) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(rng.uniform(0.3, 0.8))
+            time.sleep(rng.uniform(0.2, 0.7))
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # its own session: the job and its workers
-                kills += 1
-    assert kills >= 2
+        if (tmp_path / "killed").exists():
+            states = last_states(TraceStore.open(tmp_path / "killed"))
+            units.append([state["chunk"] for state in states.values()])
+    assert min(map(min, filter(None, units))) < 0  # a warm-up was cut short and went on from there
     for path in ("killed", "whole"):
         with start(tmp_path / path, 0.0) as process:
             process.communicate()

@@ -77,13 +77,15 @@ class Move(ABC):
         As in `role_of`.
     """
 
-    __slots__ = ("entries", "is_rejected", "joint_names", "log_ratio")
+    __slots__ = ("entries", "is_rejected", "joint_names", "log_ratio", "rejected_at")
 
     def __init__(self, joint_names: frozenset[str] | None) -> None:
         self.joint_names = joint_names
         self.entries: dict[int, Entry] = {}
         self.log_ratio = 0.0
         self.is_rejected = False
+        self.rejected_at = ""
+        """Address at which the move was rejected during the rerun."""
 
     @abstractmethod
     def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
@@ -92,20 +94,27 @@ class Move(ABC):
     def _fresh(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
         value = prior.sample(rng)
         log_prob = prior.log_prob(value)
-        self.entries[site.id] = Entry(value, log_prob, role_of(site, prior, self.joint_names))
+        # most fresh draws of most simulators have no name
+        role = role_of(site, prior, self.joint_names) if site.name else Role.UNNAMED
+        self.entries[site.id] = Entry(value, log_prob, role)
         return value, log_prob
 
-    def _rescored(self, site: Site, prior: Distribution, entry: Entry, value: Value) -> tuple[Value, float]:
+    def _rescored(self, site: Site, prior: Distribution, entry: Entry, value: Value, role: int) -> tuple[Value, float]:
         log_prob = prior.log_prob(value)
         if not log_prob > -math.inf:
-            self._reject()
-        self.log_ratio += log_prob - entry.log_prob
-        self.entries[site.id] = Entry(value, log_prob, entry.role)
+            self._reject(site)
+        before = entry.log_prob
+        if log_prob == before and value is entry.value and role == entry.role:
+            self.entries[site.id] = entry  # nothing has changed, as at most sites of most reruns
+        else:
+            self.log_ratio += log_prob - before
+            self.entries[site.id] = Entry(value, log_prob, role)
         return value, log_prob
 
-    def _reject(self) -> NoReturn:
+    def _reject(self, site: Site) -> NoReturn:
         # the flag stands even if foreign code between the draw and the runner swallows the exception
         self.is_rejected = True
+        self.rejected_at = site.address
         raise StopTrace(TraceStatus.FAILED, REJECTED)
 
 
@@ -140,8 +149,9 @@ class Replay(Move):
         """Give the recorded value; a draw without one ends the run."""
         value = self.values.get(site.id)
         if value is None:
-            self._reject()
-        return self._rescored(site, prior, Entry(value, 0.0, role_of(site, prior, self.joint_names)), value)
+            self._reject(site)
+        role = role_of(site, prior, self.joint_names)
+        return self._rescored(site, prior, Entry(value, 0.0, role), value, role)
 
 
 class SingleSite(Move):
@@ -159,7 +169,7 @@ class SingleSite(Move):
         As in `propose`.
     """
 
-    __slots__ = ("chosen", "current", "has_changed", "kernel_share", "scale")
+    __slots__ = ("changed", "chosen", "current", "kernel_share", "scale")
 
     def __init__(
         self,
@@ -174,7 +184,8 @@ class SingleSite(Move):
         self.chosen = chosen
         self.kernel_share = kernel_share
         self.scale = scale
-        self.has_changed = False
+        self.changed = ""
+        """Address of the chosen site, once the rerun has reached it."""
 
     def draw(self, site: Site, prior: Distribution, rng: np.random.Generator) -> tuple[Value, float]:
         """Take over, change, or draw anew."""
@@ -182,19 +193,23 @@ class SingleSite(Move):
         entry = self.current.get(ident)
         if entry is None:
             return self._fresh(site, prior, rng)
-        if ident == self.chosen:
-            self.has_changed = True
-            moved = propose(prior, entry.value, entry.log_prob, rng, kernel_share=self.kernel_share, scale=self.scale)
-            if moved.log_prob == -math.inf:
-                self._reject()
-            self.log_ratio += moved.correction
-            self.entries[ident] = Entry(moved.value, moved.log_prob, entry.role)
-            return moved.value, moved.log_prob
-        if not self.has_changed:
+        if self.changed:
+            # an address may come under another name on another path
+            role = role_of(site, prior, self.joint_names) if site.name else Role.UNNAMED
+            return self._rescored(site, prior, entry, entry.value, role)
+        if ident != self.chosen:
             # nothing before this site differs, so its prior does not either
             self.entries[ident] = entry
             return entry.value, entry.log_prob
-        return self._rescored(site, prior, entry, entry.value)
+        self.changed = site.address
+        # the user keeps inference from choosing the values of uncontrolled sites
+        share = self.kernel_share if site.is_controlled else 0.0
+        moved = propose(prior, entry.value, entry.log_prob, rng, kernel_share=share, scale=self.scale)
+        if moved.log_prob == -math.inf:
+            self._reject(site)
+        self.log_ratio += moved.correction
+        self.entries[ident] = Entry(moved.value, moved.log_prob, entry.role)
+        return moved.value, moved.log_prob
 
 
 class BlockMove(Move):
@@ -243,14 +258,14 @@ class BlockMove(Move):
         role = entry.role
         if role != role_of(site, prior, self.joint_names):
             # one address under two roles: the reverse move would treat it differently
-            self._reject()
+            self._reject(site)
         if self.redraw[role]:
             return self._fresh(site, prior, rng)
         if self.walk and role == Role.WALKED:
             step = self.steps.get(site.id)
             if step is not None:
-                return self._rescored(site, prior, entry, _walked(entry.value, step, rng))
-        return self._rescored(site, prior, entry, entry.value)
+                return self._rescored(site, prior, entry, _walked(entry.value, step, rng), role)
+        return self._rescored(site, prior, entry, entry.value, role)
 
 
 def _walked(value: Value, step: Value, rng: np.random.Generator) -> Value:

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MOVES", "RMHConfig"]
 
-MOVES = ("single", "walk", "redraw", "walk_redraw", "independent")
+MOVES = ("single", "walk", "redraw", "walk_redraw", "independent", "ic")
 """Moves, in the order in which their counts are kept.
 
 ``single``: one site changes, by a local kernel or the prior. ``walk``: a joint Gaussian random walk on the named
 continuous draws. ``redraw``: the block of unnamed draws comes anew from the prior. ``walk_redraw``: both at once.
-``independent``: every draw comes anew from the prior.
+``independent``: every draw comes anew from the prior. ``ic``: every draw comes from a network, or with a small
+probability from the prior; needs a network.
 """
 
 
@@ -36,7 +37,8 @@ class RMHConfig:
     thinning: int = 1
     """Steps from one kept draw to the next."""
     move_weights: Mapping[str, float] | None = None
-    """Relative frequency of each move of `MOVES`; None chooses by what the simulator draws, about half ``single``."""
+    """Relative frequency of each move of `MOVES`; None chooses by what the simulator draws, about half ``single``, and
+    a quarter ``ic`` when there is a network."""
     kernel_share: float = 0.5
     """In a single-site move, the probability of the local kernel; otherwise the prior proposes."""
     single_scale: float = 1.0
@@ -47,6 +49,12 @@ class RMHConfig:
     """Names that walk together; None for all named controlled continuous draws."""
     starts: int = 10
     """Prior draws among which each chain starts at the one of highest likelihood."""
+    starts_from_ic: bool = True
+    """Whether chains start from draws of the network, when there is one, chosen by their weights."""
+    defensive: float = 0.1
+    """Share of the prior in the mixture from which ``ic`` moves propose, in ``(0, 1]``."""
+    num_slots: int = 64
+    """Runs in flight at once, served by one call of the network, when the simulator is reentrant."""
 
     def __post_init__(self) -> None:
         problems = self._problems()
@@ -65,6 +73,7 @@ class RMHConfig:
                 ("warmup", 0, self.warmup),
                 ("thinning", 1, self.thinning),
                 ("starts", 1, self.starts),
+                ("num_slots", 1, self.num_slots),
             )
             if number < least
         ]
@@ -75,6 +84,8 @@ class RMHConfig:
         ]
         if not 0.0 <= self.kernel_share <= 1.0:
             problems.append(f"`kernel_share` must be between 0 and 1; got {self.kernel_share!r}")
+        if not 0.0 < self.defensive <= 1.0:
+            problems.append(f"`defensive` must be above 0 and at most 1; got {self.defensive!r}")
         weights = self.move_weights
         if weights is not None:
             unknown = [name for name in weights if name not in MOVES]

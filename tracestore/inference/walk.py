@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ class WalkScales:
     def __init__(self, factor: float) -> None:
         self.steps: dict[int, Step] = {}
         self._spreads: dict[int, Step] = {}
-        self._seen: dict[int, list[Step]] = {}
+        self._moments: dict[int, tuple[int, Step, Step]] = {}
+        """Count, mean and sum of squared deviations of what the chain visited (Welford)."""
         self._log_factor = math.log(factor)
         self._num_walks = 0
         self._has_measured = False
@@ -69,22 +71,49 @@ class WalkScales:
             for ident in self._spreads:
                 entry = entries.get(ident)
                 if entry is not None:
-                    self._seen.setdefault(ident, []).append(entry.value)
+                    count, mean, squares = self._moments.get(ident, (0, 0.0, 0.0))
+                    deviation = entry.value - mean
+                    mean = mean + deviation / (count + 1)
+                    self._moments[ident] = (count + 1, mean, squares + deviation * (entry.value - mean))
         elif progress >= _COLLECT[1] and not self._has_measured:
             self._measure()
 
     def settle(self) -> None:
         """End the adaptation."""
-        self._seen = {}
+        self._moments = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that the adaptation needs to go on."""
+        return {
+            "log_factor": self._log_factor,
+            "num_walks": self._num_walks,
+            "has_measured": self._has_measured,
+            "spreads": [[ident, _plain(spread)] for ident, spread in self._spreads.items()],
+            "moments": [
+                [ident, count, _plain(mean), _plain(squares)] for ident, (count, mean, squares) in self._moments.items()
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier `to_json`."""
+        self._log_factor = state["log_factor"]
+        self._num_walks = state["num_walks"]
+        self._has_measured = state["has_measured"]
+        self._spreads = {ident: _step(spread) for ident, spread in state["spreads"]}
+        self._moments = {
+            ident: (count, _step(mean), _step(squares)) for ident, count, mean, squares in state["moments"]
+        }
+        self._apply()
 
     def _measure(self) -> None:
         """Replace the prior's spreads by those of the chain."""
         self._has_measured = True
-        for ident, values in self._seen.items():
-            if len(values) >= _MIN_COUNT:
-                spread = np.maximum(np.std(np.array(values), axis=0), _MIN_SHARE * np.asarray(self._spreads[ident]))
+        for ident, (count, _, squares) in self._moments.items():
+            if count >= _MIN_COUNT:
+                measured = np.sqrt(np.maximum(np.asarray(squares) / count, 0.0))
+                spread = np.maximum(measured, _MIN_SHARE * np.asarray(self._spreads[ident]))
                 self._spreads[ident] = spread if spread.ndim else float(spread)
-        if self._seen:
+        if self._moments:
             # the factor was tuned to the old spreads; a walk in d dimensions wants about 2.4 / sqrt(d)
             dimensions = sum(int(np.size(spread)) for spread in self._spreads.values())
             self._log_factor = math.log(2.4 / math.sqrt(dimensions))
@@ -94,3 +123,11 @@ class WalkScales:
     def _apply(self) -> None:
         factor = math.exp(self._log_factor)
         self.steps = {ident: spread * factor for ident, spread in self._spreads.items()}
+
+
+def _plain(step: Step) -> Any:  # noqa: ANN401  # what JSON holds
+    return step.tolist() if isinstance(step, np.ndarray | np.generic) else step
+
+
+def _step(plain: Any) -> Step:  # noqa: ANN401  # what JSON holds
+    return np.asarray(plain, np.float64) if isinstance(plain, list) else float(plain)

@@ -1,6 +1,7 @@
 """Many observations in one call, and draws made on executors: the same draws, wherever they are made."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from tests.inference.providers import RuleProvider
 from tracestore.errors import InvalidInputError, StoreExistsError
 from tracestore.executors import ProcessExecutor, SerialExecutor
-from tracestore.inference import ic, ic_many, importance, prior
+from tracestore.inference import RMHConfig, ic, ic_many, importance, prior, rmh
 from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.toys import gum
 from tracestore.traces.distributions import Distribution, Normal
@@ -68,7 +69,7 @@ class TestManyObservations:
         first = ic_many(gum, SEVERAL, tmp_path / "post", network=network(), num_draws=50, seed=1)
         again = ic_many(gum, SEVERAL, tmp_path / "post", network=network(), num_draws=50, seed=1)
         assert len(again.store) == len(first.store) == 150
-        with pytest.raises(StoreExistsError, match="num_observations"):
+        with pytest.raises(StoreExistsError, match="`observation` is"):
             ic_many(gum, SEVERAL[:2], tmp_path / "post", network=network(), num_draws=50, seed=1)
 
     @pytest.mark.parametrize(
@@ -97,6 +98,23 @@ def columns(posterior: Posterior) -> dict[int, tuple[float, ...]]:
     return {trace.stream: (float(trace["mu"]), trace.log_weight) for trace in posterior.store}
 
 
+def steps(posterior: Posterior) -> dict[tuple[int, int], tuple[float, bool]]:
+    return {(trace.chain, trace.draw): (float(trace["mu"]), trace.accepted) for trace in posterior.store}
+
+
+def stopping(limit: int) -> Callable[[object], None]:
+    """An observer that interrupts after some events."""
+    seen = 0
+
+    def stop(event: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > limit:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 class TestOnExecutors:
     def test_importance(self, tmp_path: Path, executor: SerialExecutor) -> None:
@@ -117,17 +135,24 @@ class TestOnExecutors:
         )  # fmt: skip
         assert columns(there) == columns(here)
 
-    def test_a_job_begun_here_is_finished_there(self, tmp_path: Path, executor: SerialExecutor) -> None:
-        seen = 0
+    @pytest.mark.parametrize("proposes", [None, network()], ids=["alone", "with a network"])
+    def test_rmh(self, tmp_path: Path, executor: SerialExecutor, proposes: RuleProvider | None) -> None:
+        settings = {"num_draws": 600, "chains": 3, "seed": 4, "config": RMHConfig(warmup=60), "network": proposes}
+        here = rmh(gum, SEVERAL[0], tmp_path / "here", **settings)  # type: ignore[arg-type]
+        there = rmh(gum, SEVERAL[0], tmp_path / "there", executor=executor, **settings)  # type: ignore[arg-type]
+        assert steps(there) == steps(here)
+        assert there.acceptance == here.acceptance
 
-        def stop(event: object) -> None:
-            nonlocal seen
-            seen += 1
-            if seen > 5:
-                raise KeyboardInterrupt
-
+    def test_chains_begun_here_are_finished_there(self, tmp_path: Path, executor: SerialExecutor) -> None:
+        settings = {"num_draws": 600, "chains": 3, "seed": 4, "config": RMHConfig(warmup=60)}
         with pytest.raises(KeyboardInterrupt):
-            importance(gum, SEVERAL[0], tmp_path / "both", num_draws=300, seed=3, observer=stop)
+            rmh(gum, SEVERAL[0], tmp_path / "both", observer=stopping(40), **settings)  # type: ignore[arg-type]
+        both = rmh(gum, SEVERAL[0], tmp_path / "both", executor=executor, **settings)  # type: ignore[arg-type]
+        assert steps(both) == steps(rmh(gum, SEVERAL[0], tmp_path / "one", **settings))  # type: ignore[arg-type]
+
+    def test_a_job_begun_here_is_finished_there(self, tmp_path: Path, executor: SerialExecutor) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            importance(gum, SEVERAL[0], tmp_path / "both", num_draws=300, seed=3, observer=stopping(5))
         both = importance(gum, SEVERAL[0], tmp_path / "both", num_draws=300, seed=3, executor=executor)
         assert columns(both) == columns(importance(gum, SEVERAL[0], tmp_path / "one", num_draws=300, seed=3))
 

@@ -5,24 +5,24 @@ each of these has a random stream of its own, so that a chain continued after an
 one bit for bit, for any number of workers.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
 from tracestore.events import Observer
-from tracestore.execution.pieces import Piece
+from tracestore.execution.making import require_one_place
 from tracestore.execution.provider import ProposalProvider
-from tracestore.execution.streams import TraceStreams
-from tracestore.inference.chain import Chain
-from tracestore.inference.chain_plan import ChainPlan, ChainProgress, plan_chains
+from tracestore.execution.tasks import ImportableSimulator
+from tracestore.executors import Executor
+from tracestore.inference.chain_plan import ChainProgress, plan_chains
+from tracestore.inference.chain_recipe import ChainRecipe
+from tracestore.inference.chain_tasks import run_chain_tasks
 from tracestore.inference.conditioning import condition, require_positive, require_same_simulator
-from tracestore.inference.independence import IndependenceSource
 from tracestore.inference.lanes import run_lanes
 from tracestore.inference.move_choice import choose_moves
 from tracestore.inference.replay_check import require_deterministic
-from tracestore.inference.rerun import Target
 from tracestore.inference.rmh_config import RMHConfig
 from tracestore.posteriors.chain_states import last_states
 from tracestore.posteriors.posterior import Posterior
@@ -49,6 +49,7 @@ def rmh(
     network: ProposalProvider | None = None,
     config: RMHConfig | None = None,
     max_sites: int = MAX_SITES,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
     """Sample the posterior with Markov chains on traces.
@@ -76,6 +77,9 @@ def rmh(
         Moves, warm-up and thinning.
     max_sites
         Length cap of a trace; moves to longer traces are rejected.
+    executor
+        Where the chains run, instead of ``workers``; the simulator must be importable by name there, and the network is
+        sent.
     observer
         Told of progress.
 
@@ -108,7 +112,7 @@ def rmh(
     """
     return _run_chains(
         "rmh", simulator, observations, path, network, config or RMHConfig(), observer,
-        num_draws=num_draws, chains=chains, seed=seed, workers=workers, max_sites=max_sites,
+        num_draws=num_draws, chains=chains, seed=seed, workers=workers, executor=executor, max_sites=max_sites,
     )  # fmt: skip
 
 
@@ -124,13 +128,14 @@ def lmh(
     warmup: int = 1000,
     thinning: int = 1,
     max_sites: int = MAX_SITES,
+    executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
     """Sample the posterior with single-site moves that propose from the prior (lightweight Metropolis-Hastings).
 
     Parameters
     ----------
-    simulator, observations, path, num_draws, chains, seed, workers, max_sites, observer
+    simulator, observations, path, num_draws, chains, seed, workers, max_sites, executor, observer
         As in `rmh`.
     warmup, thinning
         As in `RMHConfig`.
@@ -157,7 +162,7 @@ def lmh(
     config = RMHConfig(move_weights={"single": 1.0}, kernel_share=0.0, warmup=warmup, thinning=thinning)
     return _run_chains(
         "lmh", simulator, observations, path, None, config, observer,
-        num_draws=num_draws, chains=chains, seed=seed, workers=workers, max_sites=max_sites,
+        num_draws=num_draws, chains=chains, seed=seed, workers=workers, executor=executor, max_sites=max_sites,
     )  # fmt: skip
 
 
@@ -174,9 +179,11 @@ def _run_chains(
     chains: int,
     seed: int,
     workers: int,
+    executor: Executor | None,
     max_sites: int,
 ) -> Posterior:
     require_positive(num_draws=num_draws, chains=chains, workers=workers)
+    require_one_place(workers, executor)
     plan = plan_chains(num_draws=num_draws, chains=chains, warmup=config.warmup)
     program = as_simulator(simulator)
     conditioning = condition(program, observations, seed=seed, max_sites=max_sites)
@@ -194,49 +201,25 @@ def _run_chains(
         "max_sites": max_sites,
         "config": config.to_json(),
     }
-    source = None
     if network is not None:
         require_same_simulator(network, program, conditioning.probes)
         fields["network"] = network.job.hash
-        source = IndependenceSource(
-            program, conditioning.observations, network,
-            seed=int(seed), defensive=config.defensive, num_slots=config.num_slots, max_sites=max_sites,
-        )  # fmt: skip
+    if executor is not None:
+        ImportableSimulator.of(program)  # refuse what cannot be done before anything is written
     store = TraceStore.open_or_create(path, Job("infer", fields))
-    names = None if config.joint_names is None else frozenset(config.joint_names)
-    target = Target(program, conditioning.observations, max_sites, config, moves, names)
+    recipe = ChainRecipe(engine, int(seed), plan, config, moves, conditioning.observations, max_sites, network=network)
     states = last_states(store)
     progress = ChainProgress(plan, states, observer)
-    lanes = [
-        partial(_lane, Chain(target, number, source), plan, TraceStreams(seed, engine), states.get(number))
-        for number in range(chains)
-        if number not in states or states[number]["chunk"] + 1 < plan.chunks_per_chain
-    ]
-    if lanes:
-        run_lanes(store, lanes, workers=workers, report=progress.advance)
-        store.fold()
+    if executor is not None:
+        run_chain_tasks(store, program, recipe, states, executor=executor, progress=progress)
+    else:
+        lanes = [
+            partial(recipe.units, program, number, states.get(number))
+            for number in range(chains)
+            if number not in states or states[number]["chunk"] + 1 < plan.chunks_per_chain
+        ]
+        if lanes:
+            run_lanes(store, lanes, workers=workers, report=progress.advance)
+            store.fold()
     progress.finish()
     return Posterior(store)
-
-
-def _lane(chain: Chain, plan: ChainPlan, streams: TraceStreams, state: Mapping[str, Any] | None) -> Iterator[Piece]:
-    """Start or restore a chain and do the units that are left."""
-    if state is not None:
-        chain.restore(state)
-    first = plan.first_unit if state is None else state["chunk"] + 1
-    for unit in range(first, plan.chunks_per_chain):
-        rng = streams.generator(plan.stream(chain.number, unit))
-        number, failed = unit - plan.first_unit, chain.num_failed
-        batch = None
-        if unit == plan.first_unit:
-            chain.start(rng)
-        elif unit < 0:
-            chain.warm_up(rng, plan.warm_steps(unit), unit=number)
-        else:
-            batch = chain.run(rng, *plan.draws(unit), unit=number)
-        yield Piece(
-            chain.nothing() if batch is None else batch,
-            plan.work(chain.number, unit),
-            {**chain.to_json(), "chunk": unit},
-            max(chain.num_failed - failed, 0),
-        )

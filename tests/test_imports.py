@@ -55,7 +55,6 @@ LEAVES = {
     "tracestore.reports.weight_plots": ("matplotlib", "report"),
     "tracestore.posteriors.datatree": ("xarray", "xarray"),
     "tracestore.posteriors.data_frame": ("pandas", "xarray"),
-    "tracestore.workflows": ("torch", "train"),
     "tracestore.simulators.tau": ("alouette", "sims"),
     "tracestore.storage.object_clients": ("obstore", "objects"),
     "tracestore.storage.object_errors": ("obstore", "objects"),

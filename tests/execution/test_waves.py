@@ -25,6 +25,12 @@ class Session:
     def assign(self, slot: int, observation: int) -> None:
         pass
 
+    def save(self, slot: int) -> object:
+        return self.sums[slot]
+
+    def restore(self, slot: int, saved: object) -> None:
+        self.sums[slot] = float(saved)  # type: ignore[arg-type]
+
     def propose(
         self,
         slots: Sequence[int],
@@ -35,8 +41,9 @@ class Session:
         self.sizes.append(len(slots))
         answers: list[Distribution | None] = []
         for slot, prior, value in zip(slots, priors, previous, strict=True):
-            self.sums[slot] = 0.0 if value is None else self.sums[slot] + float(value)
-            answers.append(ts.Normal(self.sums[slot], 1.0) if isinstance(prior, ts.Normal) else None)
+            self.sums[slot] = 0.0 if value is None else self.sums[slot] + float(np.sum(value))
+            shifts = isinstance(prior, ts.Normal) and not prior.shape
+            answers.append(ts.Normal(self.sums[slot], 1.0) if shifts else None)
         return answers
 
     def log_prob(self, batch: TraceBatch, observation: int | np.ndarray = 0) -> np.ndarray:

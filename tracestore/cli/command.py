@@ -10,8 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tracestore.cli import store_verbs, verbs
+from tracestore.cli.calibrate_verb import add_calibrate_options, run_calibrate
+from tracestore.cli.diagnose_verb import add_diagnose_options, run_diagnose
 from tracestore.cli.executor_options import add_executor_options
 from tracestore.cli.import_verb import add_import_options, run_import_pyprob
+from tracestore.cli.infer_verb import add_infer_options, add_refine_options, run_infer, run_refine
 from tracestore.cli.plan_verb import add_plan_options, run_plan
 from tracestore.cli.sort_verb import run_sort
 from tracestore.cli.train_verb import add_online_options, add_train_options, run_train, run_train_online
@@ -21,7 +24,6 @@ from tracestore.errors import TracestoreError
 __all__ = ["main", "make_parser"]
 
 PROBLEM, INTERRUPTED = 1, 130
-ENGINES = ("prior", "is", "ic", "lmh", "rmh")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_seed(simulate)
     add_executor_options(simulate)
     simulate.add_argument("--append", action="store_true", help="add to a store that exists already")
+    text = "keep only the accepted pass of each rejection loop, to train for infer --amortize-rejection"
+    simulate.add_argument("--collapse-rejection", action="store_true", help=text)
     _add_format(simulate, default="arrow")
 
     sort = add(run_sort)
@@ -103,24 +107,17 @@ def make_parser() -> argparse.ArgumentParser:
     add_train_options(add(run_train))
     add_online_options(add(run_train_online))
 
-    infer = add(verbs.run_infer)
-    _add_simulator(infer)
-    infer.add_argument("output", metavar="OUT", help="the posterior to write")
-    infer.add_argument("--engine", choices=ENGINES, required=True, help="how to infer")
-    infer.add_argument("--observe", metavar="FILE", help="JSON object or npz archive, name to numbers")
-    infer.add_argument("--network", metavar="NETWORK", help="a trained network (engine ic)")
-    infer.add_argument(
-        "--num-draws", metavar="N", type=parse_positive, required=True, help="draws, all chains together"
-    )
-    infer.add_argument("--chains", metavar="C", type=parse_positive, help="Markov chains (engines lmh, rmh; default 4)")
-    infer.add_argument("--workers", metavar="W", type=parse_positive, default=1, help="processes (default 1)")
-    _add_seed(infer)
-    _add_format(infer, default="arrow")
+    add_infer_options(add(run_infer))
+    add_refine_options(add(run_refine))
+    add_diagnose_options(add(run_diagnose, only_reads=True))
+    add_calibrate_options(add(run_calibrate))
 
     report = add(verbs.run_report, only_reads=True)
     report.add_argument("posteriors", metavar="POSTERIOR", nargs="+", help="posteriors of the same observation")
     report.add_argument("--html", metavar="FILE", required=True, help="the file to write")
     report.add_argument("--truth", metavar="FILE", help="what is true, if known: a JSON object, name to number")
+    text = "a folder that `calibrate` wrote, to show beside the posteriors; may be repeated"
+    report.add_argument("--calibration", metavar="DIR", action="append", help=text)
 
     _add_store_verbs(add)
     return parser

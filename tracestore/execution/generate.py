@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
+from tracestore.execution.isolation import Isolation
 from tracestore.execution.making import make_traces, require_one_place
 from tracestore.execution.prior_draws import PriorDraws
 from tracestore.execution.tasks import ImportableSimulator
@@ -35,6 +36,8 @@ def simulate(
     max_sites: int = MAX_SITES,
     chunk_size: int | None = None,
     collapse_rejection: bool = False,
+    simulator_processes: int = 0,
+    timeout: float | None = None,
     executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> TraceStore:
@@ -67,6 +70,11 @@ def simulate(
     collapse_rejection
         Keep only the accepted pass of each loop over `rejection`, as training for ``ic(amortize_rejection=True)`` needs
         it. Such traces are no samples of the program's joint density: the probability of acceptance is missing.
+    simulator_processes
+        Processes that run nothing but the simulator, beside each worker; one that dies costs its run, which is recorded
+        as failed, and is replaced. With 0 the simulator runs in the workers.
+    timeout
+        Seconds that a run in such a process may take before it is ended and recorded as failed.
     executor
         Where the traces are made, instead of ``workers``. The simulator must be importable by name there, from a module
         with the same code.
@@ -99,7 +107,8 @@ def simulate(
     100
     """
     program = as_simulator(simulator)
-    require_one_place(workers, executor)
+    isolation = Isolation.of(simulator_processes, timeout)
+    require_one_place(workers, executor, isolation)
     if executor is not None:
         ImportableSimulator.of(program)  # refuse what cannot be done before anything is written
     chunks = plan_chunks(num_traces, chunk_size)
@@ -123,8 +132,9 @@ def simulate(
         store = TraceStore.open_or_create(path, job)
     identity = f"{job.hash} from chunk {chunks[0].index}, stream {chunks[0].first}"
     make_traces(
-        program, store, recipe, chunks, identity=identity, workers=workers, executor=executor, observer=observer
-    )
+        program, store, recipe, chunks, identity=identity,
+        workers=workers, isolation=isolation, executor=executor, observer=observer,
+    )  # fmt: skip
     return store
 
 

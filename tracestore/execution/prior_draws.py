@@ -1,14 +1,15 @@
 """Traces whose draws come from the prior, chunk by chunk: a function of simulator, seed and stream."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.streams import TraceStreams
 from tracestore.execution.workers import Chunk
-from tracestore.simulators.base import PriorController, Simulator, run_trace
+from tracestore.simulators.base import Simulator
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import Trace
 
@@ -42,16 +43,25 @@ class PriorDraws:
 
     def traces(self, program: Simulator, chunk: Chunk) -> list[Trace]:
         """Run the simulator for each stream of a chunk."""
-        controller, streams = PriorController(), TraceStreams(self.seed, self.purpose)
+        runner, streams = self.runner(program), TraceStreams(self.seed, self.purpose)
         return [
-            run_trace(
-                program,
-                controller,
-                streams.rewind(stream),
-                observations=self.observations,
-                max_sites=self.max_sites,
-                stream=stream,
-                collapse_rejection=self.collapse_rejection,
-            )
+            runner.run_from_prior(WaveRun(stream, streams.rewind(stream), self.observations, asks=False))
             for stream in range(chunk.first, chunk.first + chunk.num_traces)
         ]
+
+    def runner(self, program: Simulator) -> Runner:
+        """Say how a run is executed."""
+        return Runner(program, self.max_sites, self.collapse_rejection)
+
+    def start_session(self, num_slots: int) -> None:
+        """Return nothing: the prior proposes."""
+
+    def runs(self, chunk: Chunk) -> Iterator[WaveRun]:
+        """Yield the runs of a chunk, with a generator of its own for each."""
+        streams = TraceStreams(self.seed, self.purpose)
+        for stream in range(chunk.first, chunk.first + chunk.num_traces):
+            yield WaveRun(stream, streams.generator(stream), self.observations, asks=False)
+
+    def finish(self, traces: Sequence[Trace]) -> TraceBatch:
+        """Gather the traces of a chunk."""
+        return TraceBatch.from_traces(traces)

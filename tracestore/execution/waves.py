@@ -1,42 +1,182 @@
 """Many runs in flight, one network call for all that wait.
 
-A run that reaches a controlled site asks for a proposal and is suspended. When every live run waits, all are served by
-one call and resumed in slot order, so the schedule is a function of the runs alone. Runs are greenlets; a simulator
-that is not reentrant runs one trace at a time.
+The scheduler keeps slots full and serves the runs that wait by one call of the proposal session. It knows nothing of
+how a run is suspended, nor where it runs; see `slots`. In this process the schedule is a function of the runs alone.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from greenlet import getcurrent, greenlet
-from numpy.typing import NDArray
-
-from tracestore.execution.proposing import Ask, Previous, ProposalController
+from tracestore.errors import InvalidInputError
+from tracestore.execution.greenlet_slots import GreenletSlots
+from tracestore.execution.proposing import Ask, Asking, Mark, Previous, ProposalController
 from tracestore.execution.provider import ProposalSession
-from tracestore.simulators.base import MAX_SITES, Simulator, execute
-from tracestore.simulators.runtime import Recorder, activate
+from tracestore.execution.slots import Asked, Finished, Runner, Slots, WaveRun
+from tracestore.simulators.base import MAX_SITES, Simulator
 from tracestore.traces.distributions import Distribution
 from tracestore.traces.layout import Site
 from tracestore.traces.trace import Trace
 
-__all__ = ["WaveRun", "run_waves"]
+__all__ = ["WavePolicy", "WaveRun", "WaveScheduler", "run_waves"]
 
 
 @dataclass(frozen=True, slots=True)
-class WaveRun:
-    """One trace to run."""
+class WavePolicy:
+    """When the runs that wait are served: at the first of these conditions, or when nobody runs anymore.
 
-    stream: int
-    """Number of its random stream."""
-    rng: np.random.Generator
-    """Its own generator; runs in flight must not share one."""
-    observations: Mapping[str, NDArray[np.generic]] | None
-    """Values of the named observes."""
-    observation: int = 0
-    """Number of these observations within the session."""
+    Examples
+    --------
+    >>> WavePolicy(max_ready=8).max_wait
+    inf
+    """
+
+    max_ready: int | None = None
+    """So many wait; None waits for all."""
+    max_wait: float = math.inf
+    """The first of them has waited for so many seconds."""
+
+    def __post_init__(self) -> None:
+        if (self.max_ready is not None and self.max_ready < 1) or not self.max_wait >= 0.0:
+            message = f"`max_ready` must be at least 1 and `max_wait` not negative; got {self}."
+            raise InvalidInputError(message)
+
+
+class WaveScheduler:
+    """Runs traces in slots, and asks a session for the proposals of all runs that wait.
+
+    Parameters
+    ----------
+    slots
+        Where runs are in flight. Closing it is up to who made it.
+    session
+        Source of the proposals, with at least as many slots; without one the prior proposes everywhere.
+    policy
+        When those that wait are served.
+    clock
+        Tells seconds.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        session: ProposalSession | None,
+        policy: WavePolicy | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._slots = slots
+        self._serving = _Serving(session)
+        self._policy = WavePolicy() if policy is None else policy
+        self._clock = clock
+        self._free = list(range(slots.num_slots))
+        self._position: dict[int, int] = {}
+        """Which run is in a slot."""
+        self._waiting: dict[int, Asked] = {}
+        self._since = 0.0
+        """When the first of them began to wait."""
+
+    def results(self, runs: Iterable[WaveRun]) -> Generator[tuple[int, Trace]]:
+        """Yield traces as they are finished, each with the position of its run.
+
+        Take all of it before the next call.
+
+        Parameters
+        ----------
+        runs
+            May be endless; is read as slots become free.
+
+        Raises
+        ------
+        InferenceError
+            When the session fails.
+        SimulatorError
+            When simulators cannot be started.
+        """
+        pending = enumerate(runs)
+        self._refill(pending)
+        while self._position:
+            events = self._slots.wait(self._time_left())
+            finished = [self._note(event) for event in events]
+            self._refill(pending)
+            yield from (found for found in finished if found is not None)
+            if self._waiting and self._is_due():
+                self._serve()
+
+    def _refill(self, pending: Iterator[tuple[int, WaveRun]]) -> None:
+        while self._free:
+            position, run = next(pending, (0, None))
+            if run is None:
+                return
+            slot = self._free.pop(0)
+            self._serving.assign(slot, run.observation)
+            self._position[slot] = position
+            self._slots.start(slot, run)
+
+    def _note(self, event: Asked | Finished) -> tuple[int, Trace] | None:
+        """Take note of an event; returns what is finished."""
+        slot = event.slot
+        if isinstance(event, Finished):
+            self._free.append(slot)
+            self._waiting.pop(slot, None)  # it may have died while it waited
+            return self._position.pop(slot), event.trace
+        if not self._waiting:
+            self._since = self._clock()
+        self._waiting[slot] = event
+        return None
+
+    def _is_due(self) -> bool:
+        num_ready, policy = len(self._waiting), self._policy
+        return (
+            num_ready == len(self._position)
+            or (policy.max_ready is not None and num_ready >= policy.max_ready)
+            or self._clock() >= self._since + policy.max_wait
+        )
+
+    def _time_left(self) -> float | None:
+        """Return for how long those that wait may wait for others."""
+        if not self._waiting or self._policy.max_wait == math.inf:
+            return None
+        return max(self._since + self._policy.max_wait - self._clock(), 0.0)
+
+    def _serve(self) -> None:
+        """Serve all that wait, in the order of their slots."""
+        waiting = sorted(self._waiting.values(), key=_slot_of)
+        self._waiting = {}
+        for asked, answer in zip(waiting, self._serving.propose(waiting), strict=True):
+            self._slots.answer(asked.slot, answer)
+
+
+def _slot_of(asked: Asked) -> int:
+    return asked.slot
+
+
+class _Serving:
+    """A session, and the places to which its slots may go back."""
+
+    def __init__(self, session: ProposalSession | None) -> None:
+        self._session = session
+        self._saved: dict[int, object] = {}
+
+    def assign(self, slot: int, observation: int) -> None:
+        """Say for which observation a slot runs from now on."""
+        if self._session is not None:
+            self._session.assign(slot, observation)
+
+    def propose(self, waiting: Sequence[Asked]) -> Sequence[Distribution | None]:
+        """Return what the waiting runs shall draw from."""
+        session = self._session
+        if session is None:
+            return [None] * len(waiting)
+        for asked in waiting:
+            for mark in asked.marks:
+                if mark is Mark.SAVE:
+                    self._saved[asked.slot] = session.save(asked.slot)
+                else:
+                    session.restore(asked.slot, self._saved[asked.slot])
+        slots, sites, priors, previous, _ = zip(*waiting, strict=True)
+        return session.propose(slots, sites, priors, previous)
 
 
 def run_waves(
@@ -48,7 +188,9 @@ def run_waves(
     max_sites: int = MAX_SITES,
     make_controller: Callable[[Ask], ProposalController] = ProposalController,
 ) -> list[Trace]:
-    """Run traces whose draws come from a proposal session.
+    """Run traces in this process whose draws come from a proposal session.
+
+    A simulator that is not reentrant runs one trace at a time.
 
     Parameters
     ----------
@@ -76,114 +218,27 @@ def run_waves(
     InvalidInputError
         When an observation is missing.
     """
-
-    def recorder(run: WaveRun, ask: Ask) -> Recorder:
-        return Recorder(make_controller(ask), run.rng, run.observations, max_sites)
-
-    if not program.is_reentrant or num_slots == 1 or len(runs) == 1:
-
-        def ask_now(site: Site, prior: Distribution, previous: Previous) -> Distribution | None:
-            return session.propose([0], [site], [prior], [previous])[0]
-
-        traces = []
-        for run in runs:
-            session.assign(0, run.observation)
-            traces.append(_finished(program, recorder(run, ask_now), run))
-        return traces
-    wave = _Wave(program, session, recorder, iter(enumerate(runs)))
-    return wave.run(min(num_slots, len(runs)), len(runs))
+    runner = Runner(program, max_sites, make_controller=make_controller)
+    num_slots = min(num_slots, len(runs))
+    if not program.is_reentrant or num_slots <= 1:
+        return _run_one_by_one(runner, session, runs)
+    slots = GreenletSlots(runner, num_slots)
+    try:
+        traces = dict(WaveScheduler(slots, session).results(runs))
+    finally:
+        slots.close()
+    return [traces[position] for position in range(len(runs))]
 
 
-class _Slot:
-    """A place for one run at a time, with its suspended greenlet and what it waits for."""
+def _run_one_by_one(runner: Runner, session: ProposalSession, runs: Sequence[WaveRun]) -> list[Trace]:
+    """Run one trace after the other, each call of the network from inside the run: nothing is suspended."""
+    serving = _Serving(session)
 
-    def __init__(self, number: int, hub: greenlet) -> None:
-        self.number = number
-        self.hub = hub
-        self.index = -1
-        self.task: Any = None
-        self.recorder: Recorder | None = None
-        self.request: tuple[Site, Distribution, Previous] | None = None
-        self.seconds = 0.0
+    def ask(site: Site, prior: Distribution, previous: Previous, marks: tuple[Mark, ...]) -> Distribution | None:
+        return serving.propose([Asked(0, site, prior, previous, marks)])[0]
 
-    def run(self, *answer: Distribution | None) -> None:
-        """Start or resume the task; measures the time that it is not suspended."""
-        start = time.perf_counter()
-        activate(self.recorder)
-        self.task.switch(*answer)
-        self.seconds += time.perf_counter() - start
-
-    def ask(self, site: Site, prior: Distribution, previous: Previous) -> Distribution | None:
-        self.request = (site, prior, previous)
-        answer: Distribution | None = self.hub.switch(None)
-        return answer
-
-
-class _Wave:
-    def __init__(
-        self,
-        program: Simulator,
-        session: ProposalSession,
-        recorder: Callable[[WaveRun, Ask], Recorder],
-        pending: Iterator[tuple[int, WaveRun]],
-    ) -> None:
-        self.program = program
-        self.session = session
-        self.recorder = recorder
-        self.pending = pending
-        self.traces: dict[int, Trace] = {}
-
-    def run(self, num_slots: int, num_runs: int) -> list[Trace]:
-        """Keep the slots full until no run is left."""
-        hub = getcurrent()
-        outside = activate(None)
-        slots = [_Slot(number, hub) for number in range(num_slots)]
-        try:
-            for slot in slots:
-                self._refill(slot)
-            while waiting := [slot for slot in slots if slot.request is not None]:
-                answers = self._serve(waiting)
-                for slot, answer in zip(waiting, answers, strict=True):
-                    slot.request = None
-                    self._resume(slot, answer)
-        finally:
-            for slot in slots:
-                if slot.task is not None and not slot.task.dead:
-                    slot.task.throw()  # an engine error ends all runs in flight
-            activate(outside)
-        return [self.traces[index] for index in range(num_runs)]
-
-    def _serve(self, waiting: list[_Slot]) -> list[Distribution | None]:
-        requests = [slot.request for slot in waiting if slot.request is not None]
-        sites, priors, previous = zip(*requests, strict=True)
-        return self.session.propose([slot.number for slot in waiting], sites, priors, previous)
-
-    def _refill(self, slot: _Slot) -> None:
-        """Start runs in a slot until one waits or none is left."""
-        for index, run in self.pending:
-            slot.recorder = self.recorder(run, slot.ask)
-            slot.index = index
-            self.session.assign(slot.number, run.observation)
-            slot.task = greenlet(lambda slot=slot, run=run: self._finish(slot, run))
-            slot.seconds = 0.0
-            slot.run()
-            if slot.request is not None:
-                return
-            self.traces[index].seconds = slot.seconds
-
-    def _resume(self, slot: _Slot, answer: Distribution | None) -> None:
-        slot.run(answer)
-        if slot.request is None:
-            self.traces[slot.index].seconds = slot.seconds
-            self._refill(slot)
-
-    def _finish(self, slot: _Slot, run: WaveRun) -> None:
-        if slot.recorder is not None:
-            self.traces[slot.index] = _finished(self.program, slot.recorder, run)
-
-
-def _finished(program: Simulator, recorder: Recorder, run: WaveRun) -> Trace:
-    trace = execute(program, recorder, run.stream)
-    if isinstance(recorder.controller, ProposalController):
-        trace.log_proposal = recorder.controller.log_proposal
-    return trace
+    traces = []
+    for run in runs:
+        serving.assign(0, run.observation)
+        traces.append(runner.finish(runner.recorder(run, Asking(ask)), run))
+    return traces

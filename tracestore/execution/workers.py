@@ -6,7 +6,8 @@ on with the others.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from tracestore.errors import InvalidInputError
@@ -15,7 +16,7 @@ from tracestore.execution.pieces import Piece, write_pieces
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
-__all__ = ["Chunk", "ChunkProgress", "plan_chunks", "run_chunks"]
+__all__ = ["Chunk", "ChunkProgress", "plan_chunks", "run_chunk_stream", "run_chunks"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +106,49 @@ def run_chunks(
     SimulatorError
         When a worker process dies.
     """
+
+    def make(mine: Iterator[Chunk]) -> Generator[tuple[Chunk, TraceBatch]]:
+        for chunk in mine:
+            yield chunk, task(chunk)
+
+    run_chunk_stream(
+        store, chunks, make, workers=workers, segment_seconds=segment_seconds, observer=observer, phase=phase
+    )
+
+
+def run_chunk_stream(
+    store: TraceStore,
+    chunks: Sequence[Chunk],
+    make: Callable[[Iterator[Chunk]], Generator[tuple[Chunk, TraceBatch]]],
+    *,
+    workers: int = 1,
+    segment_seconds: float = 600.0,
+    observer: Observer | None = None,
+    phase: str = "simulate",
+) -> None:
+    """Run the chunks that the store does not hold yet, several under way in one process.
+
+    Parameters
+    ----------
+    store, chunks, workers, segment_seconds, observer, phase
+        As in `run_chunks`.
+    make
+        Called once in each worker with an iterator over the chunks that fall to it; yields them with their traces, in
+        any order, and is closed in the end.
+
+    Raises
+    ------
+    InvalidInputError, SimulatorError
+        As in `run_chunks`.
+    """
     completed = store.completed_work()
     left = [chunk for chunk in chunks if chunk.index not in completed]
     progress = ChunkProgress(phase, chunks, left, observer)
 
     def produce(mine: Iterator[Chunk]) -> Iterator[Piece]:
-        for chunk in mine:
-            batch = task(chunk)
-            yield Piece(batch, chunk.index, num_failed=len(batch.failures))
+        with closing(make(mine)) as made:
+            for chunk, batch in made:
+                yield Piece(batch, chunk.index, num_failed=len(batch.failures))
 
     if left:
         write_pieces(store, left, produce, workers=workers, segment_seconds=segment_seconds, report=progress.advance)

@@ -1,6 +1,6 @@
 """What is checked before an engine runs: observations against the simulator, a network against the simulator."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,8 +9,10 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from tracestore.errors import InvalidInputError, SimulatorError
+from tracestore.execution.isolation import Isolation, running_alone
+from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.streams import TraceStreams
-from tracestore.simulators.base import MAX_SITES, PriorController, Simulator, run_trace
+from tracestore.simulators.base import MAX_SITES, Simulator
 from tracestore.store.job import Job
 from tracestore.traces.layout import SiteKind
 from tracestore.traces.trace import Trace, TraceStatus
@@ -48,7 +50,12 @@ class _Trained(Protocol):
 
 
 def condition(
-    program: Simulator, observations: Mapping[str, ArrayLike], *, seed: int, max_sites: int = MAX_SITES
+    program: Simulator,
+    observations: Mapping[str, ArrayLike],
+    *,
+    seed: int,
+    max_sites: int = MAX_SITES,
+    isolation: Isolation | None = None,
 ) -> Conditioning:
     """Check observations against a few runs of the simulator.
 
@@ -62,6 +69,8 @@ def condition(
         Seed of the job; the check has random streams of its own.
     max_sites
         Length cap of a trace.
+    isolation
+        Run the simulator in a process of its own.
 
     Returns
     -------
@@ -81,17 +90,22 @@ def condition(
     >>> sorted(condition(gum, {"obs0": 8.0, "obs1": 9.0}, seed=1).observations)
     ['obs0', 'obs1']
     """
-    return condition_many(program, [observations], seed=seed, max_sites=max_sites)
+    return condition_many(program, [observations], seed=seed, max_sites=max_sites, isolation=isolation)
 
 
 def condition_many(
-    program: Simulator, several: Sequence[Mapping[str, ArrayLike]], *, seed: int, max_sites: int = MAX_SITES
+    program: Simulator,
+    several: Sequence[Mapping[str, ArrayLike]],
+    *,
+    seed: int,
+    max_sites: int = MAX_SITES,
+    isolation: Isolation | None = None,
 ) -> Conditioning:
     """Check several observations, each of which conditions runs of its own; see `condition`.
 
     Parameters
     ----------
-    program, seed, max_sites
+    program, seed, max_sites, isolation
         As in `condition`.
     several
         Observed values by name, for each observation; all have the same names.
@@ -107,17 +121,12 @@ def condition_many(
     arrays = [{name: _numeric(name, value) for name, value in _items(one)} for one in several]
     _require_same_names(arrays)
     streams = TraceStreams(seed, "probe")
-    traces: list[Trace] = []
-    seen: dict[str, NDArray[np.generic]] = {}
-    for stream in range(MAX_PROBES):
-        traces.append(run_trace(program, PriorController(), streams.generator(stream), max_sites=max_sites))
-        seen |= _conditionable(traces[-1])
-        if stream + 1 >= _MIN_PROBES and all(name in seen for name in arrays[0]):
-            break
-    _require_one_run(program, traces)
-    _require_known(program, arrays[0], seen)
-    given = tuple({name: _as_simulated(name, array, seen[name]) for name, array in one.items()} for one in arrays)
-    probes = tuple(_conditioned_run(program, given[0], streams, stream, max_sites) for stream in range(_MIN_PROBES))
+    with running_alone(Runner(program, max_sites), isolation) as run:
+        traces, seen = _probe(run, streams, arrays[0])
+        _require_one_run(program, traces)
+        _require_known(program, arrays[0], seen)
+        given = tuple({name: _as_simulated(name, array, seen[name]) for name, array in one.items()} for one in arrays)
+        probes = tuple(_conditioned_run(run, given[0], streams, stream) for stream in range(_MIN_PROBES))
     return Conditioning(given, _digest(arrays), probes)
 
 
@@ -201,6 +210,20 @@ def _numeric(name: str, value: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def _probe(
+    run: Callable[[WaveRun], Trace], streams: TraceStreams, names: Iterable[str]
+) -> tuple[list[Trace], dict[str, NDArray[np.generic]]]:
+    """Run the simulator until all names have shown up, or often enough; returns what an observation can fix, too."""
+    traces: list[Trace] = []
+    seen: dict[str, NDArray[np.generic]] = {}
+    for stream in range(MAX_PROBES):
+        traces.append(run(WaveRun(stream, streams.generator(stream), None, asks=False)))
+        seen |= _conditionable(traces[-1])
+        if stream + 1 >= _MIN_PROBES and all(name in seen for name in names):
+            break
+    return traces, seen
+
+
 def _conditionable(trace: Trace) -> dict[str, NDArray[np.generic]]:
     """Values of everything in a trace that an observation can fix."""
     draws = {
@@ -242,16 +265,13 @@ def _as_simulated(name: str, array: NDArray[np.float64], like: NDArray[np.generi
 
 
 def _conditioned_run(
-    program: Simulator,
+    run: Callable[[WaveRun], Trace],
     observations: Mapping[str, NDArray[np.generic]],
     streams: TraceStreams,
     stream: int,
-    max_sites: int,
 ) -> Trace:
     try:
-        return run_trace(
-            program, PriorController(), streams.generator(stream), observations=observations, max_sites=max_sites
-        )
+        return run(WaveRun(stream, streams.generator(stream), observations, asks=False))
     except InvalidInputError as error:
         error.add_note("found in a probe run, before the engine started; every observe needs a value")
         raise

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
+from tracestore.execution.isolation import Isolation
 from tracestore.execution.making import make_traces
 from tracestore.execution.provider import ProposalProvider
 from tracestore.execution.workers import plan_chunks
@@ -40,6 +41,8 @@ def ic(
     num_slots: int = 64,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    simulator_processes: int = 0,
+    timeout: float | None = None,
     executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
@@ -66,11 +69,17 @@ def ic(
     defensive
         Share of the prior in the mixture, in ``[0, 1]``; with 0 nothing bounds the weights.
     num_slots
-        Runs in flight at once, served by one network call, when the simulator is reentrant.
+        Runs in flight at once, served by one network call, when the simulator is reentrant and runs in the workers.
     workers
         Processes; each has its own session with the network.
     max_sites
         Length cap of a trace.
+    simulator_processes
+        Processes that run nothing but the simulator, beside each worker, so that programs which are not reentrant run
+        side by side, too; one that dies costs its run, which is recorded as failed, and is replaced. The draws are then
+        the same in distribution. With 0 the simulator runs in the workers.
+    timeout
+        Seconds that a run in such a process may compute before it is ended and recorded as failed.
     executor
         Where the draws are made, instead of ``workers``; the simulator must be importable by name there, and the
         network is sent.
@@ -93,12 +102,14 @@ def ic(
     SimulatorError
         When the simulator fails in every probe, or a worker process dies.
     """
+    isolation = Isolation.of(simulator_processes, timeout)
     program, conditioning, store = _prepare(
         simulator, [observations], path, network,
         num_draws=num_draws, seed=seed, defensive=defensive, num_slots=num_slots, workers=workers, max_sites=max_sites,
+        isolation=isolation,
     )  # fmt: skip
     recipe = MixtureDraws(conditioning.several, network, int(seed), num_draws, defensive, num_slots, max_sites)
-    _run(program, store, recipe, workers=workers, executor=executor, observer=observer)
+    _run(program, store, recipe, workers=workers, isolation=isolation, executor=executor, observer=observer)
     return Posterior(store)
 
 
@@ -114,6 +125,8 @@ def ic_many(
     num_slots: int = 64,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    simulator_processes: int = 0,
+    timeout: float | None = None,
     executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> PosteriorSet:
@@ -124,7 +137,8 @@ def ic_many(
 
     Parameters
     ----------
-    simulator, path, network, seed, defensive, num_slots, workers, max_sites, executor, observer
+    simulator, path, network, seed, defensive, num_slots, workers, max_sites, simulator_processes,
+    timeout, executor, observer
         As in `ic`.
     observations
         Observed values by name, for each observation.
@@ -141,12 +155,14 @@ def ic_many(
     InvalidInputError, StoreExistsError, InferenceError, SimulatorError
         As in `ic`.
     """
+    isolation = Isolation.of(simulator_processes, timeout)
     program, conditioning, store = _prepare(
         simulator, observations, path, network, num_observations=len(observations),
         num_draws=num_draws, seed=seed, defensive=defensive, num_slots=num_slots, workers=workers, max_sites=max_sites,
+        isolation=isolation,
     )  # fmt: skip
     recipe = MixtureDraws(conditioning.several, network, int(seed), num_draws, defensive, num_slots, max_sites)
-    _run(program, store, recipe, workers=workers, executor=executor, observer=observer)
+    _run(program, store, recipe, workers=workers, isolation=isolation, executor=executor, observer=observer)
     return PosteriorSet(store)
 
 
@@ -159,6 +175,7 @@ def _prepare(
     defensive: float,
     seed: int,
     workers: int,
+    isolation: Isolation | None,
     **counts: int,
 ) -> tuple[Simulator, Conditioning, TraceStore]:
     """Check everything and open the store of the job."""
@@ -167,7 +184,7 @@ def _prepare(
         raise InvalidInputError(message, argument="defensive")
     require_positive(workers=workers, **counts)
     program = as_simulator(simulator)
-    conditioning = condition_many(program, observations, seed=seed, max_sites=counts["max_sites"])
+    conditioning = condition_many(program, observations, seed=seed, max_sites=counts["max_sites"], isolation=isolation)
     require_same_simulator(network, program, conditioning.probes)
     fields: dict[str, JSON] = {
         "engine": "ic",
@@ -188,6 +205,7 @@ def _run(
     recipe: MixtureDraws,
     *,
     workers: int,
+    isolation: Isolation | None,
     executor: Executor | None,
     observer: Observer | None,
 ) -> None:
@@ -202,6 +220,7 @@ def _run(
         plan_chunks(num_traces, min(8 * num_slots, math.ceil(num_traces / 8)) if shares_calls else None),
         identity=store.job.hash if store.job else "",
         workers=workers,
+        isolation=isolation,
         executor=executor,
         segment_seconds=SEAL_SECONDS,
         observer=observer,

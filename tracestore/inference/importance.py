@@ -1,6 +1,6 @@
 """Independent draws from the prior: as they are, or weighted by the likelihood of an observation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tracestore.events import Observer
-from tracestore.execution.making import make_traces
+from tracestore.execution.isolation import Isolation
+from tracestore.execution.making import make_traces, require_one_place
 from tracestore.execution.prior_draws import PriorDraws
+from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.workers import Chunk, plan_chunks
 from tracestore.executors import Executor
 from tracestore.inference.conditioning import Conditioning, condition, require_positive
@@ -20,7 +22,7 @@ from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
-from tracestore.traces.trace import TraceStatus
+from tracestore.traces.trace import Trace, TraceStatus
 
 if TYPE_CHECKING:
     from tracestore.formats.document import JSON
@@ -37,6 +39,8 @@ def importance(
     seed: int = 0,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    simulator_processes: int = 0,
+    timeout: float | None = None,
     executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
@@ -61,6 +65,11 @@ def importance(
         Processes.
     max_sites
         Length cap of a trace.
+    simulator_processes
+        Processes that run nothing but the simulator, beside each worker; one that dies costs its run, which is recorded
+        as failed, and is replaced. With 0 the simulator runs in the workers.
+    timeout
+        Seconds that a run in such a process may take before it is ended and recorded as failed.
     executor
         Where the draws are made, instead of ``workers``; the simulator must be importable by name there.
     observer
@@ -90,10 +99,11 @@ def importance(
     True
     """
     program = as_simulator(simulator)
-    conditioning = condition(program, observations, seed=seed, max_sites=max_sites)
+    isolation = Isolation.of(simulator_processes, timeout)
+    conditioning = condition(program, observations, seed=seed, max_sites=max_sites, isolation=isolation)
     return _draw(
-        "is", program, conditioning, path,
-        num_draws=num_draws, seed=seed, max_sites=max_sites, workers=workers, executor=executor, observer=observer,
+        "is", program, conditioning, path, num_draws=num_draws, seed=seed, max_sites=max_sites,
+        workers=workers, isolation=isolation, executor=executor, observer=observer,
     )  # fmt: skip
 
 
@@ -105,6 +115,8 @@ def prior(
     seed: int = 0,
     workers: int = 1,
     max_sites: int = MAX_SITES,
+    simulator_processes: int = 0,
+    timeout: float | None = None,
     executor: Executor | None = None,
     observer: Observer | None = None,
 ) -> Posterior:
@@ -112,7 +124,7 @@ def prior(
 
     Parameters
     ----------
-    simulator, path, num_draws, seed, workers, max_sites, executor, observer
+    simulator, path, num_draws, seed, workers, max_sites, simulator_processes, timeout, executor, observer
         As in `importance`.
 
     Returns
@@ -134,8 +146,8 @@ def prior(
     True
     """
     return _draw(
-        "prior", as_simulator(simulator), None, path,
-        num_draws=num_draws, seed=seed, max_sites=max_sites, workers=workers, executor=executor, observer=observer,
+        "prior", as_simulator(simulator), None, path, num_draws=num_draws, seed=seed, max_sites=max_sites,
+        workers=workers, isolation=Isolation.of(simulator_processes, timeout), executor=executor, observer=observer,
     )  # fmt: skip
 
 
@@ -147,7 +159,21 @@ class WeightedDraws:
 
     def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
         """Make the traces of a chunk."""
-        traces = self.prior.traces(program, chunk)
+        return self.finish(self.prior.traces(program, chunk))
+
+    def runner(self, program: Simulator) -> Runner:
+        """Say how a run is executed."""
+        return self.prior.runner(program)
+
+    def start_session(self, num_slots: int) -> None:
+        """Return nothing: the prior proposes."""
+
+    def runs(self, chunk: Chunk) -> Iterator[WaveRun]:
+        """Yield the runs of a chunk."""
+        return self.prior.runs(chunk)
+
+    def finish(self, traces: Sequence[Trace]) -> TraceBatch:
+        """Weigh the traces of a chunk, and gather them."""
         for trace in traces:
             trace.draw = trace.stream
             if trace.status is not TraceStatus.OK:
@@ -167,10 +193,12 @@ def _draw(
     seed: int,
     max_sites: int,
     workers: int,
+    isolation: Isolation | None,
     executor: Executor | None,
     observer: Observer | None,
 ) -> Posterior:
     require_positive(num_draws=num_draws, workers=workers)
+    require_one_place(workers, executor, isolation)
     fields: dict[str, JSON] = {
         "engine": engine,
         "simulator": program.name,
@@ -190,6 +218,7 @@ def _draw(
         plan_chunks(num_draws),
         identity=job.hash,
         workers=workers,
+        isolation=isolation,
         executor=executor,
         segment_seconds=SEAL_SECONDS,
         observer=observer,

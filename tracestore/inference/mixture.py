@@ -6,7 +6,7 @@ network in one batch.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from tracestore.errors import InferenceError
 from tracestore.execution.provider import ProposalProvider, ProposalSession
+from tracestore.execution.slots import Runner
 from tracestore.execution.streams import TraceStreams
 from tracestore.execution.waves import WaveRun, run_waves
 from tracestore.execution.workers import Chunk
-from tracestore.simulators.base import PriorController, Simulator, run_trace
+from tracestore.simulators.base import Simulator
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import Trace, TraceStatus
 
@@ -55,40 +56,45 @@ class MixtureDraws:
 
     def traces(self, program: Simulator, chunk: Chunk) -> list[Trace]:
         """Draw and weight the streams of a chunk, in their order."""
-        if self.session is None:
-            self.session = self.network.session(self.observations, self.num_slots)
-        streams = TraceStreams(self.seed, self.purpose)
-        traces: dict[int, Trace] = {}
-        runs: list[WaveRun] = []
-        for stream in range(chunk.first, chunk.first + chunk.num_traces):
-            rng = streams.generator(stream)
-            if rng.random() < self.defensive:
-                traces[stream] = self._run_prior(program, stream, rng)
-            else:
-                number = stream // self.num_draws
-                runs.append(WaveRun(stream, rng, self.observations[number], number))
-        self._score(traces, self.session)
-        for trace in run_waves(program, self.session, runs, num_slots=self.num_slots, max_sites=self.max_sites):
-            traces[trace.stream] = trace
-        ordered = [traces[stream] for stream in sorted(traces)]
-        for trace in ordered:
-            self._weigh(trace)
-        return ordered
-
-    def _run_prior(self, program: Simulator, stream: int, rng: np.random.Generator) -> Trace:
-        return run_trace(
-            program,
-            PriorController(),
-            rng,
-            observations=self.observations[stream // self.num_draws],
-            max_sites=self.max_sites,
-            stream=stream,
+        session = self.start_session(self.num_slots)
+        runs = list(self.runs(chunk))
+        return self._weighted(
+            run_waves(program, session, runs, num_slots=self.num_slots, max_sites=self.max_sites), session
         )
 
-    def _score(self, traces: Mapping[int, Trace], session: ProposalSession) -> None:
+    def runner(self, program: Simulator) -> Runner:
+        """Say how a run is executed."""
+        return Runner(program, self.max_sites)
+
+    def start_session(self, num_slots: int) -> ProposalSession:
+        """Return the session of this process."""
+        if self.session is None:
+            self.session = self.network.session(self.observations, num_slots)
+        return self.session
+
+    def runs(self, chunk: Chunk) -> Iterator[WaveRun]:
+        """Yield the runs of a chunk; those that come from the prior do not ask."""
+        streams = TraceStreams(self.seed, self.purpose)
+        for stream in range(chunk.first, chunk.first + chunk.num_traces):
+            rng = streams.generator(stream)
+            number = stream // self.num_draws
+            asks = bool(rng.random() >= self.defensive)
+            yield WaveRun(stream, rng, self.observations[number], number, asks=asks)
+
+    def finish(self, traces: Sequence[Trace]) -> TraceBatch:
+        """Weight the traces of a chunk, and gather them."""
+        return TraceBatch.from_traces(self._weighted(traces, self.start_session(self.num_slots)))
+
+    def _weighted(self, traces: Sequence[Trace], session: ProposalSession) -> list[Trace]:
+        self._score([trace for trace in traces if math.isnan(trace.log_proposal)], session)
+        for trace in traces:
+            self._weigh(trace)
+        return list(traces)
+
+    def _score(self, traces: Sequence[Trace], session: ProposalSession) -> None:
         """Give prior draws the density that the network has for them."""
         # failed runs have weight zero whatever the network thinks of them
-        scored = [trace for trace in traces.values() if trace.status is TraceStatus.OK]
+        scored = [trace for trace in traces if trace.status is TraceStatus.OK]
         if not scored:
             return
         numbers = np.array([trace.stream // self.num_draws for trace in scored])

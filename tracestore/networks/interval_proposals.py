@@ -4,6 +4,7 @@ Shapes: P sites, O raw outputs, K mixture components, B bins, M parameters of a 
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class BinnedForm(ProposalForm):
         low, high = prior.parameters().tolist()
         if not (high - low) / self.num_bins > RESOLUTION * max(abs(low), abs(high)):
             return [prior], [1.0]
-        return [PiecewiseUniform(np.linspace(low, high, self.num_bins + 1), np.exp(proposal))], [1.0]
+        return [PiecewiseUniform(_edges(low, high, self.num_bins), np.exp(proposal))], [1.0]
 
     def coordinate(self, priors: Tensor, values: Tensor) -> Tensor:
         """Return the fraction of the range."""
@@ -139,3 +140,9 @@ class TruncatedForm(MixtureForm):
         box_low_P, box_high_P = self._box(priors)
         far_P = FAR * (box_high_P - box_low_P).clamp(min=NARROWEST_BOX)
         return torch.maximum(low_P, box_low_P - far_P), torch.minimum(high_P, box_high_P + far_P)
+
+
+@lru_cache(maxsize=1024)
+def _edges(low: float, high: float, num_bins: int) -> NDArray[np.float64]:
+    """Cut a range into equal bins; programs draw from the same ranges again and again."""
+    return np.linspace(low, high, num_bins + 1)

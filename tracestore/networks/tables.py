@@ -161,7 +161,7 @@ class StackedMLP(nn.Module):
 
     def forward(self, x_PI: Tensor, rows_P: Tensor) -> Tensor:
         """Apply to each site the perceptron of its row; returns shape ``(P, O)``."""
-        if len(self) == 1:
+        if len(self) == 1 or len(rows_P) == 1:
             return self._perceptron(x_PI.unsqueeze(0), rows_P[:1]).squeeze(0)
         tiles = group_rows(rows_P)
         grid = x_PI.new_zeros(len(tiles.rows_G) * tiles.size, x_PI.shape[1]).index_copy(0, tiles.place_P, x_PI)

@@ -258,8 +258,9 @@ def _check_components(components: Sequence[object]) -> None:
         message = f"`components` of Mixture must be distributions; got {wrong!r}."
         raise InvalidInputError(message)
     first = parts[0]
+    shape, is_discrete = first.shape, first.is_discrete
     for part in parts:
-        if part.shape != first.shape or part.is_discrete != first.is_discrete:
+        if part.shape != shape or part.is_discrete != is_discrete:
             message = (
                 "`components` of Mixture must have one shape, and be all discrete or all continuous; "
                 f"got {first.suffix} and {part.suffix}."

@@ -11,11 +11,11 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError
 from tracestore.traces.distributions.base import Numeric, Value, read_scalar
-from tracestore.traces.distributions.elementwise import FINITE, NOT_NAN, POSITIVE, Elementwise, Parameter
+from tracestore.traces.distributions.elementwise import FINITE, HUGE, NOT_NAN, POSITIVE, Elementwise, Parameter
 from tracestore.traces.distributions.special import (
     SQRT_HALF,
     SQRT_HALF_PI,
@@ -75,8 +75,20 @@ class TruncatedNormal(Elementwise):
 
     _elements: tuple["TruncatedNormal", ...]
 
-    def __init__(self, loc: ArrayLike, scale: ArrayLike, low: ArrayLike, high: ArrayLike) -> None:
-        self._set(loc, scale, low, high)
+    def __init__(self, loc: Numeric, scale: Numeric, low: Numeric, high: Numeric) -> None:
+        # the common case, checked without building arrays: comparisons are False for NaN
+        if (
+            type(loc) is float
+            and type(scale) is float
+            and type(low) is float
+            and type(high) is float
+            and -HUGE <= loc <= HUGE
+            and 0.0 < scale <= HUGE
+            and low < high
+        ):
+            self._scalars, self._arrays, self._shape = (loc, scale, low, high), (), ()
+        else:
+            self._set(loc, scale, low, high)
         if self._scalars:
             self._elements = ()
             self._prepare(*self._scalars)

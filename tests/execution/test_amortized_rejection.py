@@ -96,7 +96,13 @@ def assert_mean(values: np.ndarray, expected: float) -> None:
 @pytest.mark.parametrize("rule", [from_prior, skewed])
 @pytest.mark.parametrize(
     "settings",
-    [LoopSettings(0.1), LoopSettings(0.0), LoopSettings(1.0), LoopSettings(0.3, 4, 1), LoopSettings(0.2, 2, 6)],
+    [
+        LoopSettings(0.1),
+        LoopSettings(0.0, 2, 2),
+        LoopSettings(1.0, 2, 2),
+        LoopSettings(0.3, 4, 1),
+        LoopSettings(0.2, 2, 6),
+    ],
 )
 def test_evidence_and_mean_of_the_beta(rule: Rule, settings: LoopSettings) -> None:
     found, result = weights(beta, rule, 4000, settings)

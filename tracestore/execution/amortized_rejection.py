@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 import numpy as np
 
@@ -31,17 +30,7 @@ from tracestore.simulators.recorder import Recorder, Value
 from tracestore.traces.distributions import Distribution
 from tracestore.traces.layout import Site
 
-__all__ = ["AmortizedController", "LoopSettings"]
-
-
-class RewindableAsk(Ask, Protocol):
-    """Asks for proposals, and can go back to where a run was."""
-
-    def save(self) -> object:
-        """Return where the run is."""
-
-    def restore(self, saved: object) -> None:
-        """Go back to where the run was."""
+__all__ = ["AmortizedController", "LoopSettings", "log_mixture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +39,9 @@ class LoopSettings:
 
     defensive: float
     """Share of the prior, of whole traces outside of loops and of passes inside."""
-    num_accepted: int = 2
+    num_accepted: int = 10
     """Passes from the proposal that are accepted before the program goes on with the last of them; at least 2."""
-    num_prior_accepted: int = 2
+    num_prior_accepted: int = 10
     """Passes from the prior that are accepted; at least 1."""
 
 
@@ -75,9 +64,8 @@ class AmortizedController(ProposalController):
         Shares and numbers.
     """
 
-    def __init__(self, ask: RewindableAsk, settings: LoopSettings) -> None:
+    def __init__(self, ask: Ask, settings: LoopSettings) -> None:
         super().__init__(ask)
-        self.rewindable = ask
         self.settings = settings
         self.loop: AmortizedLoop | None = None
         self._source: _Source | None = None
@@ -150,7 +138,7 @@ class AmortizedLoop:
         self.recorder = recorder
         self.controller = controller
         self._start = recorder.snapshot()
-        self._state = controller.rewindable.save()
+        self._state = controller.ask.save()
         self._previous: Previous = controller.previous
         self._trials, self._accepted_trials = 0, 0
         self._passes, self._accepted_passes = 0, 0
@@ -180,7 +168,7 @@ class AmortizedLoop:
         self._log_prior = self._log_network = 0.0
         self.controller.previous = self._previous
         if not self.is_trying:
-            self.controller.rewindable.restore(self._state)
+            self.controller.ask.restore(self._state)
 
     def end_attempt(self, *, is_accepted: bool) -> bool:
         """Count a pass; the loop ends with the last one that was wanted."""
@@ -221,7 +209,7 @@ def choose_source(defensive: float, rng: np.random.Generator) -> _Source:
 
 
 def log_mixture(defensive: float, log_network: float, log_prior: float) -> float:
-    """Log of ``defensive * prior + (1 - defensive) * network``."""
+    """Return the log of ``defensive * prior + (1 - defensive) * network``, of log densities."""
     prior_part = -math.inf if defensive == 0.0 else math.log(defensive) + log_prior
     network_part = -math.inf if defensive == 1.0 else math.log1p(-defensive) + log_network
     return float(np.logaddexp(prior_part, network_part))

@@ -8,12 +8,13 @@ from numpy.typing import ArrayLike
 
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
+from tracestore.execution.amortized_rejection import LoopSettings
 from tracestore.execution.isolation import Isolation
 from tracestore.execution.making import make_traces
 from tracestore.execution.provider import ProposalProvider
 from tracestore.execution.workers import plan_chunks
 from tracestore.executors import Executor
-from tracestore.inference.conditioning import Conditioning, condition_many, require_positive, require_same_simulator
+from tracestore.inference.conditioning import condition_many, require_positive, require_same_simulator
 from tracestore.inference.lanes import SEAL_SECONDS
 from tracestore.inference.mixture import MixtureDraws
 from tracestore.posteriors.posterior import Posterior
@@ -38,6 +39,7 @@ def ic(
     num_draws: int,
     seed: int = 0,
     defensive: float = 0.1,
+    amortize_rejection: bool = False,
     num_slots: int = 64,
     workers: int = 1,
     max_sites: int = MAX_SITES,
@@ -68,6 +70,10 @@ def ic(
         Seed of the job.
     defensive
         Share of the prior in the mixture, in ``[0, 1]``; with 0 nothing bounds the weights.
+    amortize_rejection
+        Let the network propose inside rejection loops, too (Naderiparizi et al. 2022): traces then hold the accepted
+        pass of each loop alone, and each pass comes from the prior with the defensive probability. The network must
+        have been trained on traces simulated with ``collapse_rejection=True``.
     num_slots
         Runs in flight at once, served by one network call, when the simulator is reentrant and runs in the workers.
     workers
@@ -102,14 +108,12 @@ def ic(
     SimulatorError
         When the simulator fails in every probe, or a worker process dies.
     """
-    isolation = Isolation.of(simulator_processes, timeout)
-    program, conditioning, store = _prepare(
+    store = _infer(
         simulator, [observations], path, network,
-        num_draws=num_draws, seed=seed, defensive=defensive, num_slots=num_slots, workers=workers, max_sites=max_sites,
-        isolation=isolation,
+        num_draws=num_draws, seed=seed, defensive=defensive, amortize_rejection=amortize_rejection,
+        num_slots=num_slots, workers=workers, max_sites=max_sites, isolation=Isolation.of(simulator_processes, timeout),
+        executor=executor, observer=observer,
     )  # fmt: skip
-    recipe = MixtureDraws(conditioning.several, network, int(seed), num_draws, defensive, num_slots, max_sites)
-    _run(program, store, recipe, workers=workers, isolation=isolation, executor=executor, observer=observer)
     return Posterior(store)
 
 
@@ -122,6 +126,7 @@ def ic_many(
     num_draws: int,
     seed: int = 0,
     defensive: float = 0.1,
+    amortize_rejection: bool = False,
     num_slots: int = 64,
     workers: int = 1,
     max_sites: int = MAX_SITES,
@@ -137,8 +142,8 @@ def ic_many(
 
     Parameters
     ----------
-    simulator, path, network, seed, defensive, num_slots, workers, max_sites, simulator_processes,
-    timeout, executor, observer
+    simulator, path, network, seed, defensive, amortize_rejection, num_slots, workers, max_sites,
+    simulator_processes, timeout, executor, observer
         As in `ic`.
     observations
         Observed values by name, for each observation.
@@ -155,70 +160,73 @@ def ic_many(
     InvalidInputError, StoreExistsError, InferenceError, SimulatorError
         As in `ic`.
     """
-    isolation = Isolation.of(simulator_processes, timeout)
-    program, conditioning, store = _prepare(
-        simulator, observations, path, network, num_observations=len(observations),
-        num_draws=num_draws, seed=seed, defensive=defensive, num_slots=num_slots, workers=workers, max_sites=max_sites,
-        isolation=isolation,
+    store = _infer(
+        simulator, observations, path, network,
+        num_draws=num_draws, seed=seed, defensive=defensive, amortize_rejection=amortize_rejection,
+        num_slots=num_slots, workers=workers, max_sites=max_sites, isolation=Isolation.of(simulator_processes, timeout),
+        executor=executor, observer=observer, fields={"num_observations": len(observations)},
     )  # fmt: skip
-    recipe = MixtureDraws(conditioning.several, network, int(seed), num_draws, defensive, num_slots, max_sites)
-    _run(program, store, recipe, workers=workers, isolation=isolation, executor=executor, observer=observer)
     return PosteriorSet(store)
 
 
-def _prepare(
+def _infer(
     simulator: Simulator | Callable[[], object],
     observations: Sequence[Mapping[str, ArrayLike]],
     path: StorePath,
     network: ProposalProvider,
     *,
-    defensive: float,
+    num_draws: int,
     seed: int,
+    defensive: float,
+    amortize_rejection: bool,
+    num_slots: int,
     workers: int,
-    isolation: Isolation | None,
-    **counts: int,
-) -> tuple[Simulator, Conditioning, TraceStore]:
-    """Check everything and open the store of the job."""
-    if not 0.0 <= defensive <= 1.0:
-        message = f"`defensive` must be between 0 and 1; got {defensive!r}."
-        raise InvalidInputError(message, argument="defensive")
-    require_positive(workers=workers, **counts)
-    program = as_simulator(simulator)
-    conditioning = condition_many(program, observations, seed=seed, max_sites=counts["max_sites"], isolation=isolation)
-    require_same_simulator(network, program, conditioning.probes)
-    fields: dict[str, JSON] = {
-        "engine": "ic",
-        "simulator": program.name,
-        "fingerprint": program.fingerprint,
-        "observation": conditioning.digest,
-        "network": network.job.hash,
-        "seed": int(seed),
-        "defensive": float(defensive),
-        **counts,
-    }
-    return program, conditioning, TraceStore.open_or_create(path, Job("infer", fields))
-
-
-def _run(
-    program: Simulator,
-    store: TraceStore,
-    recipe: MixtureDraws,
-    *,
-    workers: int,
+    max_sites: int,
     isolation: Isolation | None,
     executor: Executor | None,
     observer: Observer | None,
-) -> None:
-    """Make the draws that the store lacks."""
+    fields: "Mapping[str, JSON] | None" = None,
+) -> TraceStore:
+    """Check everything, open the store of the job and make the draws that it lacks."""
+    if not 0.0 <= defensive <= 1.0:
+        message = f"`defensive` must be between 0 and 1; got {defensive!r}."
+        raise InvalidInputError(message, argument="defensive")
+    require_positive(num_draws=num_draws, num_slots=num_slots, workers=workers, max_sites=max_sites)
+    program = as_simulator(simulator)
+    conditioning = condition_many(program, observations, seed=seed, max_sites=max_sites, isolation=isolation)
+    require_same_simulator(network, program, conditioning.probes)
+    _require_same_loops(network, amortize_rejection=amortize_rejection)
+    job = Job(
+        "infer",
+        {
+            "engine": "ic",
+            "simulator": program.name,
+            "fingerprint": program.fingerprint,
+            "observation": conditioning.digest,
+            "network": network.job.hash,
+            "num_draws": num_draws,
+            "seed": int(seed),
+            "defensive": float(defensive),
+            "num_slots": num_slots,
+            "max_sites": max_sites,
+            **(fields or {}),
+            **({"amortize_rejection": True} if amortize_rejection else {}),
+        },
+    )
+    store = TraceStore.open_or_create(path, job)
+    loops = LoopSettings(float(defensive)) if amortize_rejection else None
+    recipe = MixtureDraws(
+        conditioning.several, network, int(seed), num_draws, defensive, num_slots, max_sites, loops=loops
+    )
     # slots run dry at the end of a chunk: with chunks of several waves they are busy most of the time
-    num_traces, num_slots = recipe.num_draws * len(recipe.observations), recipe.num_slots
+    num_traces = num_draws * len(conditioning.several)
     shares_calls = program.is_reentrant and num_slots > 1
     make_traces(
         program,
         store,
         recipe,
         plan_chunks(num_traces, min(8 * num_slots, math.ceil(num_traces / 8)) if shares_calls else None),
-        identity=store.job.hash if store.job else "",
+        identity=job.hash,
         workers=workers,
         isolation=isolation,
         executor=executor,
@@ -226,3 +234,21 @@ def _run(
         observer=observer,
         phase="infer",
     )
+    return store
+
+
+def _require_same_loops(network: ProposalProvider, *, amortize_rejection: bool) -> None:
+    """Refuse a network that learned rejection loops in another form than it shall propose them."""
+    is_collapsed = bool(network.job.fields.get("collapse_rejection"))
+    if is_collapsed and not amortize_rejection:
+        message = (
+            "The network was trained on traces whose rejection loops are collapsed, and knows only their accepted"
+            " passes; give `amortize_rejection=True`, or train it on traces with all passes."
+        )
+        raise InvalidInputError(message, argument="amortize_rejection")
+    if amortize_rejection and not is_collapsed:
+        message = (
+            "Amortized rejection needs a network that was trained on accepted passes; this one was trained on all of"
+            " them. Simulate with `collapse_rejection=True` and train on that."
+        )
+        raise InvalidInputError(message, argument="amortize_rejection")

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracestore.errors import InferenceError
+from tracestore.execution.amortized_rejection import AmortizedController, LoopSettings, log_mixture
+from tracestore.execution.proposing import Ask, ProposalController
 from tracestore.execution.provider import ProposalProvider, ProposalSession
 from tracestore.execution.slots import Runner
 from tracestore.execution.streams import TraceStreams
@@ -41,6 +43,8 @@ class MixtureDraws:
     """Share of the prior in the mixture."""
     num_slots: int
     max_sites: int
+    loops: LoopSettings | None = None
+    """How rejection loops are amortized; None leaves them to the prior."""
     purpose: str = "ic"
     """What the random numbers are for."""
     session: ProposalSession | None = None
@@ -58,18 +62,25 @@ class MixtureDraws:
         """Draw and weight the streams of a chunk, in their order."""
         session = self.start_session(self.num_slots)
         runs = list(self.runs(chunk))
-        return self._weighted(
-            run_waves(program, session, runs, num_slots=self.num_slots, max_sites=self.max_sites), session
+        traces = run_waves(
+            program,
+            session,
+            runs,
+            num_slots=self.num_slots,
+            max_sites=self.max_sites,
+            make_controller=self._make_controller,
         )
+        return self._weighted(traces, session)
 
     def runner(self, program: Simulator) -> Runner:
         """Say how a run is executed."""
-        return Runner(program, self.max_sites)
+        return Runner(program, self.max_sites, make_controller=self._make_controller)
 
     def start_session(self, num_slots: int) -> ProposalSession:
         """Return the session of this process."""
         if self.session is None:
-            self.session = self.network.session(self.observations, num_slots)
+            amortizes = self.loops is not None
+            self.session = self.network.session(self.observations, num_slots, amortize_rejection=amortizes)
         return self.session
 
     def runs(self, chunk: Chunk) -> Iterator[WaveRun]:
@@ -78,12 +89,16 @@ class MixtureDraws:
         for stream in range(chunk.first, chunk.first + chunk.num_traces):
             rng = streams.generator(stream)
             number = stream // self.num_draws
-            asks = bool(rng.random() >= self.defensive)
+            # with amortized loops the controller chooses, for the trace and for each pass of its loops
+            asks = self.loops is not None or bool(rng.random() >= self.defensive)
             yield WaveRun(stream, rng, self.observations[number], number, asks=asks)
 
     def finish(self, traces: Sequence[Trace]) -> TraceBatch:
         """Weight the traces of a chunk, and gather them."""
         return TraceBatch.from_traces(self._weighted(traces, self.start_session(self.num_slots)))
+
+    def _make_controller(self, ask: Ask) -> ProposalController:
+        return ProposalController(ask) if self.loops is None else AmortizedController(ask, self.loops)
 
     def _weighted(self, traces: Sequence[Trace], session: ProposalSession) -> list[Trace]:
         self._score([trace for trace in traces if math.isnan(trace.log_proposal)], session)
@@ -109,7 +124,8 @@ class MixtureDraws:
             trace.log_proposal, trace.log_weight = math.nan, -math.inf
             return
         log_prior = float(trace.log_probs[trace.layout.controlled].sum())
-        trace.log_proposal = _log_mixture(self.defensive, trace.log_proposal, log_prior)
+        if self.loops is None:
+            trace.log_proposal = _log_mixture(self.defensive, trace.log_proposal, log_prior)
         trace.log_weight = trace.log_likelihood + log_prior - trace.log_proposal if log_prior > -math.inf else -math.inf
 
 
@@ -118,6 +134,4 @@ def _log_mixture(share: float, log_network: float, log_prior: float) -> float:
     if math.isnan(log_network):
         message = "The network scored a trace with NaN; train it again, or report the case."
         raise InferenceError(message)
-    prior_part = -math.inf if share == 0.0 else math.log(share) + log_prior
-    network_part = -math.inf if share == 1.0 else math.log1p(-share) + log_network
-    return float(np.logaddexp(prior_part, network_part))
+    return log_mixture(share, log_network, log_prior)

@@ -1,8 +1,7 @@
 """Refine a network for one observation: draw, learn from the weighted draws, draw again; all draws count in the end.
 
-Each round samples the posterior by importance sampling and fits the next network to all weighted draws so far. It
-proposes from a mixture of the newest network, the first one and the prior, so that what a network forgot while it
-learned a few draws by heart is still found.
+Each round samples the posterior with the network of the round before, in a mixture with the prior, and fits the next
+network to all weighted draws so far.
 
 A draw keeps the weight that it got in its round, which is unbiased given the rounds before, and rounds count in
 proportion to their effective draws. Were those counted on the same draws, rounds that missed something would count

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.inference.providers import RuleProvider
-from tracestore.errors import InvalidInputError, SimulatorError
+from tracestore.errors import InvalidInputError, SimulatorError, SimulatorProtocolError
 from tracestore.inference.conditioning import condition, require_same_simulator
 from tracestore.simulators.base import Simulator, simulator
 from tracestore.simulators.runtime import observe, sample
@@ -75,6 +75,15 @@ class TestRefusals:
 
 
 class TestAccepted:
+    def test_a_simulator_with_randomness_of_its_own(self) -> None:
+        hidden = np.random.default_rng(1)
+
+        def impure() -> None:
+            observe(Normal(sample(Normal(0.0, 1.0), name="x") + hidden.random(), 1.0), name="y")
+
+        with pytest.raises(SimulatorProtocolError, match=r"the likelihood of the observe 'y' .* had the parameters"):
+            condition(Simulator(impure), {"y": 0.0}, seed=1)
+
     def test_values_have_the_type_of_the_simulator_and_are_read_only(self) -> None:
         found = condition(image, {"pixels": [[1, 2, 3], [4, 5, 6]]}, seed=1).observations["pixels"]
         assert found.dtype == np.float32

@@ -12,6 +12,7 @@ from tracestore.errors import InvalidInputError, SimulatorError
 from tracestore.execution.isolation import Isolation, running_alone
 from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.streams import TraceStreams
+from tracestore.inference.replay_check import require_deterministic
 from tracestore.simulators.base import MAX_SITES, Simulator
 from tracestore.store.job import Job
 from tracestore.traces.layout import SiteKind
@@ -83,6 +84,8 @@ def condition(
         When a name is unknown or missing, a shape is wrong, or a value is not a finite number.
     SimulatorError
         When the simulator fails in every probe.
+    SimulatorProtocolError
+        When it does not reproduce a probe from its draws; names what differed.
 
     Examples
     --------
@@ -112,7 +115,7 @@ def condition_many(
 
     Raises
     ------
-    InvalidInputError, SimulatorError
+    InvalidInputError, SimulatorError, SimulatorProtocolError
         As in `condition`.
     """
     if isinstance(several, Mapping) or len(several) == 0:
@@ -127,6 +130,9 @@ def condition_many(
         _require_known(program, arrays[0], seen)
         given = tuple({name: _as_simulated(name, array, seen[name]) for name, array in one.items()} for one in arrays)
         probes = tuple(_conditioned_run(run, given[0], streams, stream) for stream in range(_MIN_PROBES))
+    if isolation is None:  # a replay could take this process with it
+        for probe in probes:
+            require_deterministic(program, probe, given[0], max_sites=max_sites)
     return Conditioning(given, _digest(arrays), probes)
 
 

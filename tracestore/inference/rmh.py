@@ -22,7 +22,6 @@ from tracestore.inference.chain_tasks import run_chain_tasks
 from tracestore.inference.conditioning import condition, require_positive, require_same_simulator
 from tracestore.inference.lanes import run_lanes
 from tracestore.inference.move_choice import choose_moves
-from tracestore.inference.replay_check import require_deterministic
 from tracestore.inference.rmh_config import RMHConfig
 from tracestore.posteriors.chain_states import last_states
 from tracestore.posteriors.posterior import Posterior
@@ -187,8 +186,6 @@ def _run_chains(
     plan = plan_chains(num_draws=num_draws, chains=chains, warmup=config.warmup)
     program = as_simulator(simulator)
     conditioning = condition(program, observations, seed=seed, max_sites=max_sites)
-    for probe in conditioning.probes:
-        require_deterministic(program, probe, conditioning.observations, max_sites=max_sites)
     moves = choose_moves(config, program, conditioning.probes, has_network=network is not None)
     fields: dict[str, JSON] = {
         "engine": engine,

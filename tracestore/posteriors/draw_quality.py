@@ -16,6 +16,7 @@ from tracestore.posteriors.draw_view import DrawView
 from tracestore.posteriors.marginals import Marginals
 from tracestore.posteriors.summary import AddressAcceptance, MoveAcceptance
 from tracestore.posteriors.variable import MAX_ELEMENTS, Draws, Number, Variable, by_chain
+from tracestore.posteriors.weight_findings import no_weight_finding
 
 __all__ = ["DrawQuality"]
 
@@ -87,13 +88,10 @@ class DrawQuality(Marginals):
         """
         weights = normalized_weights(self.log_weights)
         if not weights.any():
-            stores = self._view.table.stores
-            reason = next((f" ({text})" for store in stores for text in store.failures().values()), "")
-            failed = f"; {self.num_failed} are failed runs{reason}" if self.num_failed else ""
-            message = (
-                f"All {len(self)} draws have weight zero{failed}. The observation is impossible under the simulator, or"
-                " out of reach: check it, ask for more draws, or use `rmh`."
-            )
+            finding = no_weight_finding(self._view.table, self.engine)
+            reason = next((text for store in self._view.table.stores for text in store.failures().values()), "")
+            failed = f" {self.num_failed} are failed runs ({reason})." if self.num_failed else ""
+            message = f"{finding.text}{failed} {finding.advice}"
             raise DegenerateWeightsError(message, num_draws=len(self), num_failed=self.num_failed)
         return weights
 

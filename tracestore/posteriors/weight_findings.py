@@ -18,7 +18,7 @@ from tracestore.traces.trace import TraceStatus
 if TYPE_CHECKING:
     from tracestore.posteriors.posterior import Posterior
 
-__all__ = ["failure_finding", "weight_findings"]
+__all__ = ["failure_finding", "no_weight_finding", "weight_findings"]
 
 KHAT_BAD = 0.7
 KHAT_FINE = 0.5
@@ -56,7 +56,7 @@ def weight_findings(
     log_weights = posterior.log_weights
     findings = failure_finding(table)
     if not np.isfinite(log_weights).any():
-        return [*findings, _no_weight(table, posterior.engine)]
+        return [*findings, no_weight_finding(table, posterior.engine)]
     if posterior.engine == "prior":
         text = f"{len(log_weights):,} draws from the prior, all of the same weight: there is no observation to judge."
         return [*findings, Finding(Verdict.GOOD, "prior", "weights", text)]
@@ -103,7 +103,16 @@ def _better_proposals(engine: str) -> str:
     return "Train a network and use `ic`, or use `rmh`."
 
 
-def _no_weight(table: DrawTable, engine: str) -> Finding:
+def no_weight_finding(table: DrawTable, engine: str) -> Finding:
+    """Say why no draw has weight, and at which observe.
+
+    Parameters
+    ----------
+    table
+        Draws that all have weight zero.
+    engine
+        What made them.
+    """
     total = len(table)
     ended_well = np.flatnonzero(table.column("status") == TraceStatus.OK)
     if not len(ended_well):

@@ -85,7 +85,7 @@ def test_every_verb_has_help(run, verb):
         (["infer", "gum", "out", "--engine", "ic", "--observe", "o.json", "--num-draws", "5"], "needs --network"),
         (
             ["infer", "gum", "out", "--engine", "is", "--observe", "o.json", "--num-draws", "5", "--network", "n"],
-            "--network belongs to the engine ic",
+            "--network belongs to the engines ic and rmh",
         ),
         (
             ["infer", "gum", "out", "--engine", "is", "--observe", "o.json", "--num-draws", "5", "--chains", "2"],

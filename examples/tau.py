@@ -29,7 +29,7 @@ import tracestore as ts
 from tracestore.events import Event, Observer, PhaseAdvanced, PhaseStarted
 from tracestore.inference import Posterior, RMHConfig
 from tracestore.progress import Progress
-from tracestore.reports.report import write_report
+from tracestore.reports import write_report
 from tracestore.simulators.tau import CHANNELS, tau, test_event
 from tracestore.training import NetworkConfig, TrainConfig
 

@@ -19,6 +19,8 @@ NEEDED = {
     "ts.networks": "tracestore.networks",
     "ts.training": "tracestore.training",
     "write_training_page": "tracestore.training.training_page",
+    "write_report": "tracestore.reports.report",
+    "write_calibration_page": "tracestore.reports.calibration_page",
     "awkward": "tracestore.formats.awkward",
     "hdf5": "tracestore.formats.hdf5",
     'backend="zarr"': "tracestore.formats.zarr",

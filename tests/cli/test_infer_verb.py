@@ -132,3 +132,15 @@ def test_a_timeout_without_processes_is_refused(run, observation, tmp_path: Any)
     assert status == 1
     assert "`timeout` needs `simulator_processes`" in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_chains_take_their_warm_up_and_thinning_from_words(run, observation, tmp_path: Any) -> None:
+    words = ["--observe", observation, "--num-draws", 40, "--warmup", 0, "--thinning", 3]
+    for engine in ("rmh", "lmh"):
+        status, _, errors = run("infer", "gum", engine, "--engine", engine, *words)
+        assert status == 0, errors
+        config: Any = open_posterior(tmp_path / engine).store.job.fields["config"]
+        assert (config["warmup"], config["thinning"]) == (0, 3)
+    status, _, errors = run("infer", "gum", "is", "--engine", "is", *words)
+    assert status == 2
+    assert "--warmup and --thinning belong to the engines lmh and rmh" in errors

@@ -10,7 +10,7 @@ import tracestore as ts
 from tests.statistical.programs import PROGRAMS, rejection_beta
 from tests.statistical.test_engines import assert_exact, by_label
 from tracestore.errors import InvalidInputError
-from tracestore.inference import ic, importance
+from tracestore.inference import ic, importance, rmh
 from tracestore.simulators.base import Simulator
 
 training = pytest.importorskip("tracestore.training")
@@ -77,4 +77,6 @@ class TestAmortizedRejection:
                     rejection_beta, seen, tmp_path / "post", network=network, num_draws=10,
                     amortize_rejection=not collapse,
                 )  # fmt: skip
+        with pytest.raises(InvalidInputError, match="rejection loops are collapsed"):
+            rmh(rejection_beta, seen, tmp_path / "post", network=network, num_draws=40)
         assert not (tmp_path / "post").exists()

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from tracestore.cli.words import parse_positive, parse_seed
+from tracestore.cli.words import parse_positive, parse_whole
 from tracestore.progress import Progress
 
 __all__ = ["add_calibrate_options", "run_calibrate"]
@@ -42,8 +42,9 @@ def add_calibrate_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "a variable to rank, by name or address; may be repeated (default all)"
     parser.add_argument("--name", metavar="NAME", action="append", help=text)
-    parser.add_argument("--seed", metavar="S", type=parse_seed, default=0, help="of all random draws (default 0)")
+    parser.add_argument("--seed", metavar="S", type=parse_whole, default=0, help="of all random draws (default 0)")
     parser.add_argument("--workers", metavar="W", type=parse_positive, default=1, help="processes (default 1)")
+    parser.add_argument("--html", metavar="FILE", help="also draw the ranks and the coverage on a page")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.set_defaults(parser=parser)
 
@@ -74,6 +75,10 @@ def run_calibrate(args: argparse.Namespace) -> int:
             workers=args.workers,
             observer=progress,
         )
+    if args.html is not None:
+        from tracestore.reports.calibration_page import write_calibration_page
+
+        write_calibration_page(found, args.html)
     print(json.dumps(found.to_json(), indent=2) if args.json else f"{args.output}: {found}")
     return found.exit_code
 

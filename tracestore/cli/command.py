@@ -18,7 +18,7 @@ from tracestore.cli.infer_verb import add_infer_options, add_refine_options, run
 from tracestore.cli.plan_verb import add_plan_options, run_plan
 from tracestore.cli.sort_verb import run_sort
 from tracestore.cli.train_verb import add_online_options, add_train_options, run_train, run_train_online
-from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_seed, parse_size
+from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_size, parse_whole
 from tracestore.errors import TracestoreError
 
 __all__ = ["main", "make_parser"]
@@ -88,6 +88,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_seed(simulate)
     add_executor_options(simulate)
     simulate.add_argument("--append", action="store_true", help="add to a store that exists already")
+    text = "run the simulator in so many processes of its own, beside each worker: one that dies costs one trace"
+    simulate.add_argument("--simulator-processes", metavar="N", type=parse_positive, default=0, help=text)
+    text = "seconds after which a run in such a process is a recorded failure"
+    simulate.add_argument("--timeout", metavar="SECONDS", type=float, help=text)
     text = "keep only the accepted pass of each rejection loop, to train for infer --amortize-rejection"
     simulate.add_argument("--collapse-rejection", action="store_true", help=text)
     _add_format(simulate, default="arrow")
@@ -178,7 +182,7 @@ def _add_simulator(command: argparse.ArgumentParser) -> None:
 
 
 def _add_seed(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seed", metavar="S", type=parse_seed, default=0, help="of all random draws (default 0)")
+    command.add_argument("--seed", metavar="S", type=parse_whole, default=0, help="of all random draws (default 0)")
 
 
 class _Version(argparse.Action):

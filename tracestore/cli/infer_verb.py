@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tracestore.cli.executor_options import add_executor_options, open_executor
-from tracestore.cli.words import parse_codec, parse_positive, parse_seed
+from tracestore.cli.words import parse_codec, parse_positive, parse_whole
 from tracestore.progress import Progress
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def add_infer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chains", metavar="C", type=parse_positive, help="Markov chains (engines lmh, rmh; default 4)"
     )
+    text = "steps of each chain before its first draw (engines lmh, rmh; default 1000)"
+    parser.add_argument("--warmup", metavar="N", type=parse_whole, help=text)
+    text = "steps from one draw of a chain to the next (engines lmh, rmh; default 1)"
+    parser.add_argument("--thinning", metavar="N", type=parse_positive, help=text)
     text = "share of whole traces from the prior (engine ic; default 0.1)"
     parser.add_argument("--defensive", metavar="SHARE", type=float, help=text)
     text = (
@@ -146,6 +150,14 @@ def _options(args: argparse.Namespace, executor: "Executor") -> dict[str, object
         options["executor"] = executor
     if args.engine in MARKOV_ENGINES:
         options["chains"] = args.chains or DEFAULT_CHAINS
+        given = {"warmup": args.warmup, "thinning": args.thinning}
+        steps = {name: number for name, number in given.items() if number is not None}
+        if args.engine == "lmh":
+            options |= steps
+        else:
+            from tracestore.inference import RMHConfig
+
+            options["config"] = RMHConfig(**steps)
     else:
         options |= {"simulator_processes": args.simulator_processes, "timeout": args.timeout}
     if args.network is not None:
@@ -169,6 +181,10 @@ def _check_infer_words(args: argparse.Namespace) -> None:
         args.parser.error(f"--network belongs to the engines ic and rmh; the engine {engine} uses none")
     if engine not in MARKOV_ENGINES and args.chains is not None:
         args.parser.error(f"--chains belongs to the engines lmh and rmh; the engine {engine} has none")
+    if engine not in MARKOV_ENGINES and (args.warmup is not None or args.thinning is not None):
+        args.parser.error(
+            f"--warmup and --thinning belong to the engines lmh and rmh; got the engine {engine}"
+        )
     if engine != "ic" and (args.defensive is not None or args.amortize_rejection):
         args.parser.error(f"--defensive and --amortize-rejection belong to the engine ic; got the engine {engine}")
     if engine in MARKOV_ENGINES and (args.simulator_processes or args.timeout is not None):
@@ -190,7 +206,7 @@ def _print_posterior(posterior: "Posterior") -> None:
 
 
 def _add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", metavar="S", type=parse_seed, default=0, help="of all random draws (default 0)")
+    parser.add_argument("--seed", metavar="S", type=parse_whole, default=0, help="of all random draws (default 0)")
 
 
 def _add_format(parser: argparse.ArgumentParser) -> None:

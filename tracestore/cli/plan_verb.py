@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from tracestore.cli.words import parse_positive, parse_seed
+from tracestore.cli.words import parse_positive, parse_whole
 
 if TYPE_CHECKING:
     from tracestore.samplers.plan_report import PlanReport
@@ -48,8 +48,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     for name, unit, default in (("trace", "a trace", 1.0), ("site", "a site", 1.0), ("byte", "an observed byte", 0.0)):
         text = f"cost of {unit}, in any unit (default {default:g})"
         parser.add_argument(f"--cost-per-{name}", metavar="COST", type=float, default=default, help=text)
-    parser.add_argument("--seed", metavar="S", type=parse_seed, default=0, help="of the order (default 0)")
-    parser.add_argument("--epoch", metavar="E", type=parse_seed, default=0, help="epoch to look at (default 0)")
+    parser.add_argument("--seed", metavar="S", type=parse_whole, default=0, help="of the order (default 0)")
+    parser.add_argument("--epoch", metavar="E", type=parse_whole, default=0, help="epoch to look at (default 0)")
     text = "traces that take part (default all); failed ones never do"
     parser.add_argument("--subset", choices=("train", "validation", "all"), default="all", help=text)
     text = "share of the traces for validation, with --subset (default 0.1)"

@@ -11,7 +11,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tracestore.cli.words import parse_positive, parse_seed
+from tracestore.cli.words import parse_positive, parse_whole
 from tracestore.errors import ExecutorError, InvalidInputError, TracestoreError, TrainingError, TrainingStoppedError
 from tracestore.progress import Progress
 
@@ -86,7 +86,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     text = "traces of a minibatch, all ranks together; short for --set batch_size=N (default by the number of traces)"
     parser.add_argument("--batch-size", metavar="N", type=parse_positive, help=text)
     text = "of the order of the traces and the validation split; short for --set seed=S (default 0)"
-    parser.add_argument("--seed", metavar="S", type=parse_seed, help=text)
+    parser.add_argument("--seed", metavar="S", type=parse_whole, help=text)
     text = "cpu, cuda (each rank of a machine has one of its own) or cuda:N; short for --set device=D (default cpu)"
     parser.add_argument("--device", metavar="D", help=text)
     text = "how ranks talk: torch, mpi, none, or what fits the launcher, torchrun, mpiexec or srun (auto, the default)"

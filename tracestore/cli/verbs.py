@@ -45,6 +45,8 @@ def run_simulate(args: argparse.Namespace) -> int:
             seed=args.seed,
             append=args.append,
             collapse_rejection=args.collapse_rejection,
+            simulator_processes=args.simulator_processes,
+            timeout=args.timeout,
             observer=progress,
         )
     print(f"{len(store):,} traces of {simulator.name} in {args.store}")

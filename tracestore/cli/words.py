@@ -3,7 +3,7 @@
 import argparse
 import re
 
-__all__ = ["parse_codec", "parse_duration", "parse_positive", "parse_seed", "parse_size"]
+__all__ = ["parse_codec", "parse_duration", "parse_positive", "parse_size", "parse_whole"]
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -18,7 +18,7 @@ def parse_positive(text: str) -> int:
     return number
 
 
-def parse_seed(text: str) -> int:
+def parse_whole(text: str) -> int:
     """Read a whole number from 0."""
     number = _integer(text)
     if number < 0:

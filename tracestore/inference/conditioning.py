@@ -18,7 +18,14 @@ from tracestore.store.job import Job
 from tracestore.traces.layout import SiteKind
 from tracestore.traces.trace import Trace, TraceStatus
 
-__all__ = ["Conditioning", "condition", "condition_many", "require_positive", "require_same_simulator"]
+__all__ = [
+    "Conditioning",
+    "condition",
+    "condition_many",
+    "require_positive",
+    "require_same_loops",
+    "require_same_simulator",
+]
 
 MAX_PROBES = 16
 """Prior runs in which an observation name must show up; fewer suffice when all do earlier."""
@@ -188,6 +195,36 @@ def require_same_simulator(network: _Trained, program: Simulator, probes: Iterab
         f" it alone has {_listed(sorted(known - met))}. Train a network on traces of this simulator."
     )
     raise InvalidInputError(message, found=trained[0], wanted=program.name, unknown=tuple(unknown))
+
+
+def require_same_loops(network: _Trained, *, amortize_rejection: bool = False) -> None:
+    """Refuse a network that learned rejection loops in another form than it shall propose them.
+
+    Parameters
+    ----------
+    network
+        The proposal network.
+    amortize_rejection
+        Whether it proposes inside rejection loops.
+
+    Raises
+    ------
+    InvalidInputError
+        When it was trained on collapsed loops and shall meet whole ones, or the other way.
+    """
+    is_collapsed = bool(network.job.fields.get("collapse_rejection"))
+    if is_collapsed and not amortize_rejection:
+        message = (
+            "The network was trained on traces whose rejection loops are collapsed, and knows only their accepted"
+            " passes; use `ic` with `amortize_rejection=True`, or train it on traces with all passes."
+        )
+        raise InvalidInputError(message, argument="network")
+    if amortize_rejection and not is_collapsed:
+        message = (
+            "Amortized rejection needs a network that was trained on accepted passes; this one was trained on all of"
+            " them. Simulate with `collapse_rejection=True` and train on that."
+        )
+        raise InvalidInputError(message, argument="amortize_rejection")
 
 
 def _items(observations: object) -> Iterable[tuple[str, ArrayLike]]:

@@ -14,7 +14,12 @@ from tracestore.execution.making import make_traces
 from tracestore.execution.provider import ProposalProvider
 from tracestore.execution.workers import plan_chunks
 from tracestore.executors import Executor
-from tracestore.inference.conditioning import condition_many, require_positive, require_same_simulator
+from tracestore.inference.conditioning import (
+    condition_many,
+    require_positive,
+    require_same_loops,
+    require_same_simulator,
+)
 from tracestore.inference.lanes import SEAL_SECONDS
 from tracestore.inference.mixture import MixtureDraws
 from tracestore.posteriors.posterior import Posterior
@@ -195,7 +200,7 @@ def _infer(
     program = as_simulator(simulator)
     conditioning = condition_many(program, observations, seed=seed, max_sites=max_sites, isolation=isolation)
     require_same_simulator(network, program, conditioning.probes)
-    _require_same_loops(network, amortize_rejection=amortize_rejection)
+    require_same_loops(network, amortize_rejection=amortize_rejection)
     job = Job(
         "infer",
         {
@@ -235,20 +240,3 @@ def _infer(
         phase="infer",
     )
     return store
-
-
-def _require_same_loops(network: ProposalProvider, *, amortize_rejection: bool) -> None:
-    """Refuse a network that learned rejection loops in another form than it shall propose them."""
-    is_collapsed = bool(network.job.fields.get("collapse_rejection"))
-    if is_collapsed and not amortize_rejection:
-        message = (
-            "The network was trained on traces whose rejection loops are collapsed, and knows only their accepted"
-            " passes; give `amortize_rejection=True`, or train it on traces with all passes."
-        )
-        raise InvalidInputError(message, argument="amortize_rejection")
-    if amortize_rejection and not is_collapsed:
-        message = (
-            "Amortized rejection needs a network that was trained on accepted passes; this one was trained on all of"
-            " them. Simulate with `collapse_rejection=True` and train on that."
-        )
-        raise InvalidInputError(message, argument="amortize_rejection")

@@ -19,7 +19,7 @@ from tracestore.executors import Executor
 from tracestore.inference.chain_plan import ChainProgress, plan_chains
 from tracestore.inference.chain_recipe import ChainRecipe
 from tracestore.inference.chain_tasks import run_chain_tasks
-from tracestore.inference.conditioning import condition, require_positive, require_same_simulator
+from tracestore.inference.conditioning import condition, require_positive, require_same_loops, require_same_simulator
 from tracestore.inference.lanes import run_lanes
 from tracestore.inference.move_choice import choose_moves
 from tracestore.inference.rmh_config import RMHConfig
@@ -200,6 +200,7 @@ def _run_chains(
     }
     if network is not None:
         require_same_simulator(network, program, conditioning.probes)
+        require_same_loops(network)
         fields["network"] = network.job.hash
     if executor is not None:
         ImportableSimulator.of(program)  # refuse what cannot be done before anything is written

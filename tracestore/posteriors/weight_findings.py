@@ -97,7 +97,7 @@ def failure_finding(table: DrawTable) -> list[Finding]:
 def _better_proposals(engine: str) -> str:
     if "ic" in engine.split("+"):
         return (
-            "Train the network on more traces, finetune it on this observation, raise the share of the prior"
+            "Train the network on more traces, `refine` it for this observation, raise the share of the prior"
             " (`defensive`), or use `rmh`."
         )
     return "Train a network and use `ic`, or use `rmh`."

@@ -18,7 +18,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class Refinement:
 
     posterior: Posterior
     """Weighted draws of all rounds."""
-    network: "ProposalNetwork"
+    network: "ProposalNetwork" = field(repr=False)
     """The network of the last round."""
     rounds: tuple[Round, ...]
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tracestore.reports.calibration_page import write_calibration_page
     from tracestore.reports.report import write_report
-    from tracestore.reports.trace_graph import trace_graph, write_trace_graph
+    from tracestore.reports.trace_graph import write_trace_graph
 
-__all__ = ["trace_graph", "write_calibration_page", "write_report", "write_trace_graph"]
+__all__ = ["write_calibration_page", "write_report", "write_trace_graph"]
 
 _HOMES = {
-    "trace_graph": "tracestore.reports.trace_graph",
     "write_calibration_page": "tracestore.reports.calibration_page",
     "write_report": "tracestore.reports.report",
     "write_trace_graph": "tracestore.reports.trace_graph",

@@ -171,3 +171,16 @@ class TestRejectionLoops:
                 for (_, prior, value), proposal in zip(draws(trace), proposals, strict=True)
             )
             assert found[row] == pytest.approx(total, abs=1e-5)
+
+    @pytest.mark.parametrize("amortizes", [False, True])
+    def test_scores_of_sites_add_up_to_those_of_traces(self, batch: TraceBatch, amortizes: bool) -> None:
+        session = make_network(batch).session(SEVERAL[0], 1, amortize_rejection=amortizes)
+        found = session.site_log_probs(batch)
+        sites = [(site, prior, value) for trace in batch for site, prior, value in draws(trace)]
+        assert len(found) == len(sites)
+        by_prior = [(not amortizes and site.is_rejection) or site.instance > TINY.max_instance for site, _, _ in sites]
+        assert np.isnan(found).tolist() == by_prior
+        scores = np.where(np.isnan(found), [prior.log_prob(value) for _, prior, value in sites], found)
+        of_trace = np.repeat(np.arange(len(batch)), [len(draws(trace)) for trace in batch])
+        totals = np.bincount(of_trace, scores)
+        np.testing.assert_allclose(totals, session.log_prob(batch), atol=1e-5)

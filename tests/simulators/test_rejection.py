@@ -15,7 +15,8 @@ from tracestore.traces.distributions import Distribution
 def beta() -> float:
     for attempt in ts.rejection():
         x = ts.sample(ts.Uniform(0.0, 1.0), name="x")
-        if ts.sample(ts.Uniform(0.0, 1.0)) < 4.0 * x * (1.0 - x):
+        # a density that is not one, so that scores of rejected passes would show
+        if ts.sample(ts.Uniform(0.0, 2.0)) < 4.0 * x * (1.0 - x):
             attempt.accept()
     y: float = ts.sample(ts.Normal(x, 1.0), name="y")
     return y
@@ -25,7 +26,7 @@ def marked() -> float:
     with ts.rejection():
         while True:
             x = ts.sample(ts.Uniform(0.0, 1.0), name="x")
-            if ts.sample(ts.Uniform(0.0, 1.0)) < 4.0 * x * (1.0 - x):
+            if ts.sample(ts.Uniform(0.0, 2.0)) < 4.0 * x * (1.0 - x):
                 break
     y: float = ts.sample(ts.Normal(x, 1.0), name="y")
     return y

@@ -1,171 +1,158 @@
-"""Engines against exact answers on the bundled toys, as a table.
+"""Engines against exact answers, and what a network gains over the prior: programs with exact answers, and tau.
 
-    python benchmarks/exactness.py [--draws 20000] [--training-traces 20000]
+    OMP_NUM_THREADS=1 python -m benchmarks.exactness [--draws N] [--training-traces N] [--only WORD] [--tau]
 
-For every toy: mean and standard deviation of the result, and log evidence, by prior importance sampling, inference
-compilation (with a network trained here) and Markov chains, each with its Monte Carlo standard error and its distance
-from the exact answer in those errors. ESS is Kish's for weights and the smallest bulk ESS for chains; the last column
-is that of the mean alone, ``(sd / standard error)**2``, which heavy weights far from the mean reduce further.
+For every program and observation of `tests/statistical/programs.py` and the hidden Markov model: ESS / draws of prior
+importance sampling and of inference compilation, their ratio, Pareto's k-hat of the latter, and how far mean, standard
+deviation and log evidence of each engine are from the exact answers, in their own Monte-Carlo standard errors. One
+network a program, of the default sizes, is trained here for all its observations; its time includes the simulation
+of the traces. For chains, ESS is the smallest bulk ESS. The program with a collapsible loop appears twice: the
+prior proposes inside it, or, amortized, the network does.
+
+``--tau`` does the same for one tau decay, which has no exact answer, with the network of `examples/tau.py`.
 """
 
 import argparse
 import math
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import tracestore as ts
-from tracestore.simulators import Simulator, toys
-
-
-class Exact(NamedTuple):
-    """Exact posterior of a toy's result."""
-
-    mean: float
-    sd: float
-    log_evidence: float
-
-
-class Toy(NamedTuple):
-    simulator: Simulator
-    observations: dict[str, float]
-    exact: Exact
-
-
-def _normal_log_density(x: float, mean: float, sd: float) -> float:
-    return -0.5 * ((x - mean) / sd) ** 2 - math.log(sd) - 0.5 * math.log(2 * math.pi)
-
-
-def _poisson_log_mass(k: int, rate: float) -> float:
-    return k * math.log(rate) - rate - math.lgamma(k + 1)
-
-
-def gaussian(observed: Sequence[float]) -> Exact:
-    """Conjugate Normal with prior N(1, sqrt 5) and likelihood sd sqrt 2."""
-    precision = 1 / 5 + len(observed) / 2
-    mean = (1 / 5 + sum(observed) / 2) / precision
-    evidence, m, variance = 0.0, 1.0, 5.0
-    for y in observed:
-        evidence += _normal_log_density(y, m, math.sqrt(variance + 2))
-        gain = variance / (variance + 2)
-        m, variance = m + gain * (y - m), variance * (1 - gain)
-    return Exact(mean, precision**-0.5, evidence)
-
-
-def enumerated(values: Sequence[float], log_joint: Sequence[float]) -> Exact:
-    """Posterior of a discrete result from its joint log masses."""
-    joint, support = np.asarray(log_joint), np.asarray(values, float)
-    log_evidence = float(np.logaddexp.reduce(joint))
-    probability = np.exp(joint - log_evidence)
-    mean = float(probability @ support)
-    return Exact(mean, math.sqrt(float(probability @ (support - mean) ** 2)), log_evidence)
-
-
-def branching(observed: int) -> Exact:
-    """Sum over both Poisson draws, to far beyond their mass."""
-    fibonacci = {0: 1, 1: 2, 2: 8, 3: 34, 4: 144}
-    joint = []
-    for r in range(60):
-        if r > 4:
-            likelihood = _poisson_log_mass(observed, 6.0)
-        else:
-            terms = [
-                _poisson_log_mass(extra, 4.0) + _poisson_log_mass(observed, 1.0 + fibonacci[r] + extra)
-                for extra in range(80)
-            ]
-            likelihood = float(np.logaddexp.reduce(terms))
-        joint.append(_poisson_log_mass(r, 4.0) + likelihood)
-    return enumerated(range(60), joint)
-
-
-def geometric(observed: float) -> Exact:
-    """Sum over the number of failures."""
-    joint = [(n + 1) * math.log(0.5) + _normal_log_density(observed, n, 1.0) for n in range(200)]
-    return enumerated(range(200), joint)
-
-
-def hidden_markov(observed: Sequence[float]) -> Exact:
-    """Filter the last state forward."""
-    alpha = np.array(toys.HMM_INITIAL)
-    log_evidence = 0.0
-    for y in observed:
-        alpha = alpha @ np.array(toys.HMM_TRANSITION)
-        alpha *= np.exp([_normal_log_density(y, mean, 1.0) for mean in toys.HMM_MEANS])
-        log_evidence += math.log(alpha.sum())
-        alpha /= alpha.sum()
-    return enumerated(range(3), np.log(alpha) + log_evidence)
-
-
-GUM = {"obs0": 8.0, "obs1": 9.0}
-HMM = {f"obs{step}": value for step, value in enumerate(toys.HMM_OBSERVATIONS)}
-TOYS = (
-    Toy(toys.gum, GUM, gaussian((8.0, 9.0))),
-    Toy(toys.gum_marsaglia, GUM, gaussian((8.0, 9.0))),
-    Toy(toys.branching, {"obs": 6.0}, branching(6)),
-    Toy(toys.hmm, HMM, hidden_markov(toys.HMM_OBSERVATIONS)),
-    Toy(toys.geometric, {"obs": 3.0}, geometric(3.0)),
+from tests.statistical.programs import (
+    PROGRAMS,
+    Exact,
+    hmm,
+    hmm_marginals,
+    hmm_observed,
+    rejection_beta,
 )
+from tests.statistical.test_engines import z_evidence, z_mean, z_sd
+from tracestore.inference import Posterior
+from tracestore.networks import NetworkConfig, ProposalNetwork
+from tracestore.simulators import Simulator
+from tracestore.simulators.toys import HMM_OBSERVATIONS
+from tracestore.training import TrainConfig
+
+AMORTIZABLE = (rejection_beta,)
+TAU_TRACES = 8000
+TAU_DRAWS = 4000
+TAU_NETWORK = NetworkConfig(max_instance=4)
 
 
-def sd_error(posterior: "ts.inference.Posterior", mean: float, sd: float) -> float:
-    """Monte Carlo standard error of the standard deviation, by the delta method on the second moment."""
-    values, weights = posterior.values("result")[:2]
-    normalized = weights / weights.sum()
-    spread = float(np.sqrt(normalized @ (((values - mean) ** 2 - sd**2) ** 2)))
-    return spread / (2 * sd) / math.sqrt(posterior_ess(posterior))
+class Trained(NamedTuple):
+    """A network and the CPU seconds that it took, simulation included."""
+
+    network: ProposalNetwork
+    seconds: float
 
 
-def posterior_ess(posterior: "ts.inference.Posterior") -> float:
-    """Effective draws for the result."""
-    return float(posterior.mcse("result") ** -2 * posterior.std("result") ** 2)
+def hidden_markov() -> Exact:
+    """The last state of the published series."""
+    marginals, log_evidence = hmm_marginals(HMM_OBSERVATIONS)
+    last, states = marginals[-1], np.arange(3)
+    mean = float(states @ last)
+    sd = math.sqrt(float((states - mean) ** 2 @ last))
+    return Exact("hmm, last state", hmm, hmm_observed(), "result", mean, sd, log_evidence)
 
 
-def cell(found: float, exact: float, error: float) -> str:
-    """Estimate, standard error and distance in standard errors."""
-    return f"{found:.4f} +- {error:.4f} ({(found - exact) / error:+.1f})"
+def train(program: Simulator, folder: Path, num_traces: int, config: TrainConfig, *, collapse: bool = False) -> Trained:
+    start = time.process_time()
+    ts.simulate(program, folder / "traces", num_traces=num_traces, seed=1, collapse_rejection=collapse)
+    network = ts.training.train(folder / "traces", folder / "network", config=config)
+    return Trained(network, time.process_time() - start)
+
+
+def distances(posterior: Posterior, exact: Exact) -> list[float]:
+    """Distances of mean, sd and, for weights, log evidence, in standard errors."""
+    found = [z_mean(posterior, exact), z_sd(posterior, exact)]
+    return [*found, z_evidence(posterior, exact)] if posterior.is_weighted else found
+
+
+def compare(exact: Exact, trained: Trained, folder: Path, draws: int, *, amortize: bool) -> list[float]:
+    """Run every engine on one program and print a row; returns the distances."""
+    program, seen = exact.program, exact.observations
+    engines = {
+        "IS": lambda: ts.inference.importance(program, seen, folder / "is", num_draws=draws, seed=2),
+        "IC": lambda: ts.inference.ic(
+            program, seen, folder / "ic", network=trained.network, num_draws=draws, seed=3, amortize_rejection=amortize
+        ),
+        "RMH": lambda: ts.inference.rmh(program, seen, folder / "rmh", num_draws=draws, seed=4),
+    }  # fmt: skip
+    posteriors = {name: run() for name, run in engines.items()}
+    found = {name: distances(posterior, exact) for name, posterior in posteriors.items()}
+    share = {name: posterior.ess / draws for name, posterior in posteriors.items()}
+    label = f"{exact.label}, amortized" if amortize else exact.label
+    cells = (
+        label, f"{trained.seconds:.0f}", f"{share['IS']:.4f}", f"{share['IC']:.3f}",
+        f"{share['IC'] / share['IS']:.1f}", f"{posteriors['IC'].khat:.2f}", f"{share['RMH']:.3f}",
+        *(" ".join(f"{z:+.1f}" for z in row) for row in found.values()),
+    )  # fmt: skip
+    print("| " + " | ".join(cells) + " |", flush=True)
+    return [z for row in found.values() for z in row]
+
+
+def compare_all(programs: list[Exact], folder: Path, draws: int, training_traces: int) -> None:
+    print(f"{training_traces:,} traces of training, {draws:,} draws.\n")
+    print("| program | training, s | IS: ESS/N | IC: ESS/N | IC / IS | k-hat | RMH: ESS/N | IS: z | IC: z | RMH: z |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    networks: dict[str, Trained] = {}
+    found: list[float] = []
+    for number, exact in enumerate(programs):
+        for amortize in (False, True) if exact.program in AMORTIZABLE else (False,):
+            name = exact.program.__name__ + ("-amortized" if amortize else "")
+            if name not in networks:
+                place = folder / name
+                networks[name] = train(exact.program, place, training_traces, TrainConfig(), collapse=amortize)
+            found += compare(exact, networks[name], folder / f"{number}{name}", draws, amortize=amortize)
+    square = float(np.mean(np.square(found)))
+    print(f"\n{len(found)} distances: mean square {square:.2f}, largest {max(map(abs, found)):.1f}.")
+
+
+def compare_tau(folder: Path) -> None:
+    """One decay: importance sampling from the prior and from a network."""
+    from tracestore.simulators.tau import tau, test_event  # it needs TAUOLA
+
+    seen, _ = test_event()
+    trained = train(tau, folder / "tau", TAU_TRACES, TrainConfig(network=TAU_NETWORK))
+    print(f"\ntau: {TAU_TRACES:,} traces of training, {trained.seconds:.0f} s with their simulation.\n")
+    print("| engine | draws | ESS | ESS/N | k-hat | log evidence | CPU s | ESS / CPU s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for engine in ("IS", "IC"):
+        start = time.process_time()
+        path, common = folder / f"tau-{engine}", {"num_draws": TAU_DRAWS, "seed": 5}
+        if engine == "IS":
+            posterior = ts.inference.importance(tau, seen, path, **common)
+        else:
+            posterior = ts.inference.ic(tau, seen, path, network=trained.network, **common)
+        spent = time.process_time() - start
+        evidence = f"{posterior.log_evidence:.2f} +- {posterior.log_evidence_se:.2f}"
+        cells = (
+            engine, f"{TAU_DRAWS:,}", f"{posterior.ess:.1f}", f"{posterior.ess / TAU_DRAWS:.4f}",
+            f"{posterior.khat:.2f}", evidence, f"{spent:.1f}", f"{posterior.ess / spent:.1f}",
+        )  # fmt: skip
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=20_000)
-    parser.add_argument("--training-traces", type=int, default=20_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--training-traces", type=int, default=10_000)
+    parser.add_argument("--only", default="", help="programs whose label has this word")
+    parser.add_argument("--tau", action="store_true", help="measure a tau decay, too")
     arguments = parser.parse_args()
-    print("| toy | engine | mean (z) | sd (z) | log evidence (z) | ESS / draws | of the mean |")
-    print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for toy in TOYS:
-            for row in rows(toy, Path(folder) / toy.simulator.__name__, arguments.draws, arguments.training_traces):
-                print(row, flush=True)
-
-
-def rows(toy: Toy, folder: Path, draws: int, training_traces: int) -> list[str]:
-    """Run every engine on one toy."""
-    name, exact = toy.simulator.__name__, toy.exact
-    ts.simulate(toy.simulator, folder / "traces", num_traces=training_traces, seed=1)
-    network = ts.training.train(folder / "traces", folder / "network")
-    engines: dict[str, Callable[[], ts.inference.Posterior]] = {
-        "IS": lambda: ts.inference.importance(toy.simulator, toy.observations, folder / "is", num_draws=draws, seed=2),
-        "IC": lambda: ts.inference.ic(
-            toy.simulator, toy.observations, folder / "ic", network=network, num_draws=draws, seed=3
-        ),
-        "RMH": lambda: ts.inference.rmh(toy.simulator, toy.observations, folder / "rmh", num_draws=draws, seed=4),
-    }
-    lines = [f"| {name} | exact | {exact.mean:.4f} | {exact.sd:.4f} | {exact.log_evidence:.4f} | | |"]
-    for engine, run in engines.items():
-        posterior = run()
-        mean, sd = posterior.mean("result"), posterior.std("result")
-        evidence, efficiency = "-", posterior_ess(posterior) / draws
-        if engine != "RMH":
-            evidence = cell(posterior.log_evidence, exact.log_evidence, posterior.log_evidence_se)
-        lines.append(
-            f"| {name} | {engine} | {cell(mean, exact.mean, posterior.mcse('result'))} "
-            f"| {cell(sd, exact.sd, sd_error(posterior, mean, sd))} "
-            f"| {evidence} | {posterior.ess / draws:.3f} | {efficiency:.3f} |"
-        )
-    return lines
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    programs = [exact for exact in [*PROGRAMS, hidden_markov()] if arguments.only in exact.label]
+    with tempfile.TemporaryDirectory(prefix="tracestore-exact-") as folder:
+        if programs:
+            compare_all(programs, Path(folder), arguments.draws, arguments.training_traces)
+        if arguments.tau:
+            compare_tau(Path(folder))
 
 
 if __name__ == "__main__":

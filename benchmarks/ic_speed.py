@@ -5,10 +5,8 @@
 Both train a network on as many traces (LSTM of 128, observation embedding of 64, mixtures of ten components, address
 embedding of 64: the paper's network with a smaller core) and draw from the posterior of one observation, in turns, so
 that both meet the same disturbances; one process and one thread on either side. Ours writes whole traces into a store,
-pyprob keeps the results in memory. ESS is of the weights, and depends on how well each network was trained.
-
-Then: one worker against two, simulators in processes of their own, and, with ``--default``, this library's default
-network with the same core.
+pyprob keeps the results in memory. ESS is of the weights, and depends on how well each network was trained. With
+``--default`` this library's default network with the same core is measured, too.
 """
 
 import argparse
@@ -89,14 +87,17 @@ class Peer:
 
 
 def train(program: Simulator, config: NetworkConfig, folder: Path, num_traces: int) -> ProposalNetwork:
-    return train_online(program, folder, num_traces=num_traces, config=TrainConfig(network=config))
+    settings = TrainConfig(network=config, batch_size=64)  # as pyprob has it
+    return train_online(program, folder, num_traces=num_traces, config=settings)
 
 
-def draw(program: Simulator, network: ProposalNetwork, num_draws: int, *, seed: int, **places: Any) -> Timing:
+def draw(program: Simulator, network: ProposalNetwork, num_draws: int, *, seed: int, num_slots: int) -> Timing:
     """Draw into a store that is thrown away; the checks before the first draw count."""
     with tempfile.TemporaryDirectory(prefix="tracestore-ic-") as folder:
         wall, cpu = time.perf_counter(), time.process_time()
-        posterior = ic(program, OBSERVED, folder + "/post", network=network, num_draws=num_draws, seed=seed, **places)
+        posterior = ic(
+            program, OBSERVED, folder + "/post", network=network, num_draws=num_draws, seed=seed, num_slots=num_slots
+        )
         seconds = time.perf_counter() - wall, time.process_time() - cpu
         return Timing(num_draws, float(posterior.ess), *seconds)
 
@@ -135,23 +136,6 @@ def show(ours: dict[int, list[Timing]], theirs: list[Timing]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-def compare_processes(program: Simulator, network: ProposalNetwork, scale: float, repeats: int) -> None:
-    """One worker against two, and simulators in processes of their own."""
-    num_draws = round(scale * 40_000)
-    places: dict[str, dict[str, int]] = {"one worker": {}, "two workers": {"workers": 2}}
-    found: dict[str, list[Timing]] = {name: [] for name in places}
-    for repeat in range(repeats):
-        for name, place in places.items():
-            found[name].append(draw(program, network, num_draws, seed=repeat, num_slots=64, **place))
-    ratios = [two.rate / one.rate for one, two in zip(found["one worker"], found["two workers"], strict=True)]
-    rates = {name: best(timings).rate for name, timings in found.items()}
-    print(f"\nTwo workers against one: {rates['two workers']:,.0f} and {rates['one worker']:,.0f} draws/s,", end=" ")
-    print(f"{rates['two workers'] / rates['one worker']:.2f} times ({min(ratios):.2f}-{max(ratios):.2f})")
-    for number in (1, 2, 4):
-        apart = draw(program, network, round(num_draws / 20), seed=1, simulator_processes=number)
-        print(f"simulator_processes={number}: {apart.rate:,.0f} draws/s")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pyprob-python", help="interpreter of an environment with pyprob 1.5.0")
@@ -178,7 +162,6 @@ def main() -> None:
                 print(f"Parameters: {count:,} here, {trained['num_parameters']:,} there; {trained['versions']}.")
                 ours, theirs = compare(program, network, peer, arguments.scale, arguments.repeats)
         show(ours, theirs)
-        compare_processes(program, network, arguments.scale, arguments.repeats)
         if arguments.default:
             default = train(program, DEFAULT, Path(folder) / "default", arguments.training)
             print("\nDefault network:")

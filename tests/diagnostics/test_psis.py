@@ -80,3 +80,10 @@ def test_refuses(log_weights: list[float]) -> None:
 
 def test_threshold_grows_with_the_number_of_draws() -> None:
     assert khat_threshold(50) < khat_threshold(500) <= khat_threshold(10**6) == 0.7
+
+
+def test_a_grid_point_at_the_exponential_tail_is_no_division_by_zero() -> None:
+    from tracestore.diagnostics.psis import _fit_pareto
+
+    shape, scale = _fit_pareto(np.r_[np.full(20, 0.25), np.full(80, 0.5)])
+    assert np.isfinite([shape, scale]).all()

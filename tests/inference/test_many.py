@@ -1,8 +1,9 @@
 """Many observations in one call, and draws made on executors: the same draws, wherever they are made."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.inference.providers import RuleProvider
 from tracestore.errors import InvalidInputError, StoreExistsError
 from tracestore.executors import ProcessExecutor, SerialExecutor
 from tracestore.inference import RMHConfig, ic, ic_many, importance, prior, rmh
+from tracestore.inference.chain_recipe import ChainRecipe
 from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.toys import gum
 from tracestore.traces.distributions import Distribution, Normal
@@ -161,3 +163,26 @@ def test_two_places_to_work_at_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="`workers` or `executor`, not both"):
         importance(gum, SEVERAL[0], tmp_path / "post", num_draws=30, workers=2, executor=SerialExecutor())
     assert not (tmp_path / "post").exists()
+
+
+def test_a_turn_of_a_chain_that_runs_twice_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[Any] = []
+
+    class Watching(SerialExecutor):
+        def run(self, function: Callable[[Any], Any], tasks: Sequence[Any], *, label: str = "task") -> Iterator[Any]:
+            for task in tasks:
+                turns.append((function, task, function(task)))
+                yield turns[-1][2]
+
+    config = RMHConfig(warmup=20)
+    posterior = rmh(gum, SEVERAL[0], tmp_path / "post", num_draws=80, chains=2, config=config, executor=Watching())
+    assert len(posterior) == 80
+
+    def fails(*_: object) -> None:
+        pytest.fail("the chain ran again")
+
+    monkeypatch.setattr(ChainRecipe, "units", fails)
+    assert len(turns) > 20
+    assert all(function(task) == found for function, task, found in turns)
+    posterior.store.fold()
+    assert len(posterior.store) == 80

@@ -61,6 +61,16 @@ class TestWeights:
         assert finding.verdict is verdict
         assert ("rmh" in finding.advice) == (verdict is Verdict.BAD)
 
+    @pytest.mark.parametrize(("largest", "verdict"), [(25.0, Verdict.GOOD), (60.0, Verdict.DOUBTFUL)])
+    def test_khat_does_not_apply_to_weights_of_few_values(
+        self, easy: Posterior, tmp_path: Path, largest: float, verdict: Verdict
+    ) -> None:
+        weights = np.ones(len(easy))
+        weights[:130], weights[:60], weights[:20] = 1.6, 2.0, largest
+        finding = only(diagnose(reweighted(easy, tmp_path / "ties", np.log(weights))), "khat")
+        assert finding.verdict is verdict
+        assert "largest weights take only 4 values" in finding.text
+
     @pytest.mark.parametrize(("share", "verdict"), [(0.5, Verdict.BAD), (0.1, Verdict.DOUBTFUL), (0.04, None)])
     def test_one_draw_with_much_of_the_weight(self, easy, tmp_path, share, verdict) -> None:
         log_weights = np.zeros(len(easy))

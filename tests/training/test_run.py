@@ -1,5 +1,6 @@
 """The verb `train`: learns, resumes to the last bit, refuses what is not its own."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -265,3 +266,26 @@ def test_the_order_of_the_minibatches_is_the_one_asked_for(store: ts.TraceStore,
         losses[order] = [step["loss"] for step in read_history(tmp_path / order)]
     assert len({len(found) for found in losses.values()}) == 1
     assert len({found[0] for found in losses.values()}) == 3
+
+
+class TestStart:
+    def test_goes_on_from_the_weights_of_a_network(self, store: ts.TraceStore, tmp_path: Path) -> None:
+        first = train(store, tmp_path / "first", config=QUICK)
+        still = dataclasses.replace(QUICK, learning_rate=1e-12)
+        again = train(store, tmp_path / "again", config=still, start=first)
+        before = dict(first.named_parameters())
+        assert all(torch.allclose(value, before[name], atol=1e-6) for name, value in again.named_parameters())
+
+    def test_what_was_left_to_the_prior_may_learn(self, store: ts.TraceStore, tmp_path: Path) -> None:
+        first = train(store, tmp_path / "first", config=QUICK)
+        first.active.fill_(False)
+        again = train(store, tmp_path / "again", config=QUICK, start=first)
+        before = dict(first.named_parameters())
+        assert any(not torch.equal(value, before[name]) for name, value in again.named_parameters())
+        assert not first.active.any()
+
+    def test_another_network_is_another_job(self, store: ts.TraceStore, tmp_path: Path) -> None:
+        first = train(store, tmp_path / "first", config=QUICK)
+        train(store, tmp_path / "n", config=QUICK, start=first)
+        with pytest.raises(StoreExistsError, match="start"):
+            train(store, tmp_path / "n", config=QUICK)

@@ -59,6 +59,18 @@ class TestRounds:
         run(tmp_path / "r", first, num_rounds=2)
         assert all((first.state_dict()[name] == value).all() for name, value in before.items())
 
+    def test_the_next_network_learns_the_posterior(self, tmp_path: Path, first: Any) -> None:
+        found = run(tmp_path / "r", first, num_rounds=2, num_draws=2000)
+        material = ts.TraceStore.open(tmp_path / "r" / "round-0" / "material")
+        drawn = ts.inference.open_posterior(tmp_path / "r" / "round-0" / "draws")
+        power = found.rounds[0].power
+        logs = np.where(drawn.log_weights > -np.inf, power * drawn.log_weights, -np.inf)
+        weights = np.exp(logs - logs.max())
+        expected = float(weights @ drawn.values("mu").values / weights.sum())
+        assert len(material) == 2000
+        assert abs(float(material.values("mu")[0].astype(float).mean()) - expected) < 0.1
+        assert abs(float(np.mean(drawn.values("mu").values)) - expected) > 0.5
+
     def test_draws_of_different_rounds_are_different(self, tmp_path: Path, first: Any) -> None:
         run(tmp_path / "r", first, num_rounds=2)
         one, two = (ts.TraceStore.open(tmp_path / "r" / f"round-{number}" / "draws") for number in (0, 1))

@@ -182,9 +182,7 @@ def _check_infer_words(args: argparse.Namespace) -> None:
     if engine not in MARKOV_ENGINES and args.chains is not None:
         args.parser.error(f"--chains belongs to the engines lmh and rmh; the engine {engine} has none")
     if engine not in MARKOV_ENGINES and (args.warmup is not None or args.thinning is not None):
-        args.parser.error(
-            f"--warmup and --thinning belong to the engines lmh and rmh; got the engine {engine}"
-        )
+        args.parser.error(f"--warmup and --thinning belong to the engines lmh and rmh; got the engine {engine}")
     if engine != "ic" and (args.defensive is not None or args.amortize_rejection):
         args.parser.error(f"--defensive and --amortize-rejection belong to the engine ic; got the engine {engine}")
     if engine in MARKOV_ENGINES and (args.simulator_processes or args.timeout is not None):

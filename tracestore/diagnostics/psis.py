@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tracestore.diagnostics.chains import FloatArray
 from tracestore.errors import InvalidInputError
 
-__all__ = ["khat_threshold", "pareto_khat", "smooth_log_weights"]
+__all__ = ["khat_threshold", "pareto_khat", "smooth_log_weights", "tail_length"]
 
 _MIN_TAIL = 5
 # weights of the weak prior on the shape that steadies small tails: ten observations at 0.5
@@ -96,7 +96,7 @@ def smooth_log_weights(log_weights: npt.ArrayLike) -> tuple[FloatArray, float]:
         message = f"log weights must be finite or -inf and not all -inf; the largest found is {largest!r}."
         raise InvalidInputError(message, argument="log_weights")
     shifted = raw - largest
-    num_tail = _tail_length(len(raw))
+    num_tail = tail_length(len(raw))
     order = np.argsort(shifted, kind="stable")
     tail = order[len(order) - num_tail :]
     khat = math.inf
@@ -113,7 +113,14 @@ def smooth_log_weights(log_weights: npt.ArrayLike) -> tuple[FloatArray, float]:
     return normalized, khat
 
 
-def _tail_length(num_draws: int) -> int:
+def tail_length(num_draws: int) -> int:
+    """Return how many of the largest weights the tail is fitted to.
+
+    Parameters
+    ----------
+    num_draws
+        Number of weights.
+    """
     return int(3.0 * math.sqrt(num_draws)) if num_draws > 225 else num_draws // 5
 
 
@@ -136,6 +143,7 @@ def _fit_pareto(excess: FloatArray) -> tuple[float, float]:
     grid = 30 + int(math.sqrt(count))
     quartile = values[int(count / 4 + 0.5) - 1]
     theta = 1.0 / values[-1] + (1.0 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3.0 * quartile)
+    theta[theta == 0.0] = 1e-9 / values[-1]  # next to the exponential tail, which is 0/0 below
     shapes = np.log1p(-theta[:, None] * values).mean(axis=1)
     likelihood = count * (np.log(-theta / shapes) - shapes - 1.0)
     weights = np.exp(likelihood - likelihood.max())

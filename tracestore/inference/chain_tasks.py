@@ -51,11 +51,10 @@ class ChainTask:
 
     def __call__(self, turn: Turn) -> tuple[int, CommittedSegment]:
         """Do a turn; returns the chain and what is committed."""
-        first = self.recipe.plan.first_unit if turn.state is None else turn.state["chunk"] + 1
         key = "" if self.job is None else self.job.hash
-        # the state before belongs to the work: a chain may have come to this unit in a call of its own
-        before = digest(repr((key, self.program, turn.state)).encode())[:16]
-        segment_id = f"{before}-{turn.chain:06d}-{first + 1_000_000:08d}-{turn.stop + 1_000_000:08d}"
+        # the state says which units come next, and is what they are a function of
+        before = digest(repr((key, self.program, turn)).encode())
+        segment_id = f"{before[:32]}-{turn.chain:06d}"
         found = find_committed(self.storage, segment_id)
         if found is None:
             found = self._commit(segment_id, self.program.load(), turn)
@@ -127,13 +126,11 @@ def run_chain_tasks(
 
 
 def _next_turns(plan: ChainPlan, states: Mapping[int, State | None]) -> list[Turn]:
-    """Return a turn for each chain that has units left; turns end at the same units in every call."""
+    """Return a turn for each chain that has units left."""
     length = -(-(plan.chunks_per_chain - plan.first_unit) // TURNS)
     turns = []
     for number, state in states.items():
         first = plan.first_unit if state is None else state["chunk"] + 1
         if first < plan.chunks_per_chain:
-            done = first - plan.first_unit
-            stop = min(plan.first_unit + (done // length + 1) * length, plan.chunks_per_chain)
-            turns.append(Turn(number, state, stop))
+            turns.append(Turn(number, state, min(first + length, plan.chunks_per_chain)))
     return turns

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tracestore.diagnostics.psis import khat_threshold, pareto_khat
+from tracestore.diagnostics.psis import khat_threshold, pareto_khat, tail_length
 from tracestore.diagnostics.weights import kish_ess, normalized_weights, weighted_ess
 from tracestore.posteriors.draw_table import DrawTable, Present
 from tracestore.posteriors.findings import Finding, Verdict, listed, percent
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["failure_finding", "no_weight_finding", "weight_findings"]
 
+TIED_RATIO = 30.0
+"""Largest weight of such draws, relative to the mean, that is harmless."""
+TIED_SHARE = 0.25
+"""Where fewer of the largest weights are distinct, draws are discrete and a continuous tail says nothing."""
 KHAT_BAD = 0.7
 KHAT_FINE = 0.5
 """Below this the weights have a finite variance, as far as their tail tells."""
@@ -152,6 +156,15 @@ def _khat(khat: float, log_weights: NDArray[np.float64], better: str) -> Finding
     if not math.isfinite(khat):
         text = "k-hat could not be estimated: too few draws carry weight."
         return Finding(Verdict.DOUBTFUL, "khat", "weights", text, "Draw more.")
+    tail = np.sort(finite)[-tail_length(len(log_weights)) :]
+    if khat > limit and len(np.unique(tail)) < TIED_SHARE * len(tail):
+        ratio = math.exp(float(tail[-1]) - float(np.logaddexp.reduce(finite))) * len(log_weights)
+        text = (
+            f"The {len(tail):,} largest weights take only {len(np.unique(tail)):,} values, to which no tail fits;"
+            f" the largest is {ratio:.3g} times the mean."
+        )
+        verdict = Verdict.GOOD if ratio <= TIED_RATIO else Verdict.DOUBTFUL
+        return Finding(verdict, "khat", "weights", text, "" if verdict is Verdict.GOOD else better)
     if khat > KHAT_BAD:
         text = f"k-hat {khat:.2f} is above {KHAT_BAD}: rare draws with huge weights decide the answer."
         return Finding(Verdict.BAD, "khat", "weights", text, better)

@@ -274,7 +274,7 @@ class TestStart:
         still = dataclasses.replace(QUICK, learning_rate=1e-12)
         again = train(store, tmp_path / "again", config=still, start=first)
         before = dict(first.named_parameters())
-        assert all(torch.allclose(value, before[name], atol=1e-6) for name, value in again.named_parameters())
+        assert all(torch.allclose(value, before[name], atol=1e-3) for name, value in again.named_parameters())
 
     def test_what_was_left_to_the_prior_may_learn(self, store: ts.TraceStore, tmp_path: Path) -> None:
         first = train(store, tmp_path / "first", config=QUICK)

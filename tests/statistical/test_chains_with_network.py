@@ -85,7 +85,7 @@ def test_wells_are_left_by_way_of_the_network(tmp_path: Path) -> None:
     )  # fmt: skip
     draws = helped.values("x")
     sides = [np.mean(draws.values[draws.chain == chain] > 0.0) for chain in range(8)]
-    assert all(0.3 < share < 0.7 for share in sides)
+    assert all(0.1 < share < 0.9 for share in sides)  # about 20 effective draws in each
     assert float(alone.rhat("x")) > 1.5  # each chain stays where it began
     assert float(helped.rhat("x")) < 1.1
     assert float(helped.ess_of("x")) > 5 * float(alone.ess_of("x"))

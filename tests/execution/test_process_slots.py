@@ -192,8 +192,11 @@ def test_a_process_that_dies_idle_costs_no_run() -> None:
         os.kill(int(first["result"]), signal.SIGKILL)
         assert_ends(int(first["result"]))
         ((_, second),) = scheduler.results(make_runs(1))
+        ((_, third),) = scheduler.results(make_runs(1))
     assert second.failure == ""
     assert second["result"] != first["result"]
+    assert third["result"] == second["result"]  # the new process has its place, and is ended with the others
+    assert_ends(int(second["result"]))
 
 
 @pytest.mark.parametrize(("num_slots", "timeout"), [(0, None), (1, 0.0), (1, -1.0), (1, float("nan"))])

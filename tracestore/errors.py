@@ -13,6 +13,7 @@ The tree (builtin parents in brackets)::
         SimulatorNotFoundError (LookupError)
         SimulatorProtocolError
         SimulatorTimeoutError (TimeoutError)
+      CompilerError                         a small native library cannot be built
       StoreError
         StoreNotFoundError (FileNotFoundError)
         StoreExistsError (FileExistsError)  also: the output belongs to a different job
@@ -41,6 +42,7 @@ are optional keywords, so that every instance survives pickling.
 __all__ = [
     "CheckpointMismatchError",
     "ChecksumError",
+    "CompilerError",
     "DegenerateWeightsError",
     "DiagnosticError",
     "ExecutorError",
@@ -143,6 +145,10 @@ class SimulatorProtocolError(SimulatorError):
 
 class SimulatorTimeoutError(SimulatorError, TimeoutError):
     """A simulator did not answer in time."""
+
+
+class CompilerError(TracestoreError):
+    """A small native library cannot be built: no compiler, or one that reports an error."""
 
 
 class StoreError(TracestoreError):

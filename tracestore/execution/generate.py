@@ -13,6 +13,7 @@ from tracestore.execution.tasks import ImportableSimulator
 from tracestore.execution.workers import plan_chunks
 from tracestore.executors import Executor
 from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
+from tracestore.simulators.replay_check import require_reproducible
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
@@ -95,6 +96,8 @@ def simulate(
         cannot be imported by name.
     SimulatorError
         When a worker process dies, cannot import the simulator, or has other code of it.
+    SimulatorProtocolError
+        When a rerouted simulator does not repeat a run, see `require_reproducible`.
     ExecutorError
         When workers of an executor die.
 
@@ -121,6 +124,8 @@ def simulate(
         collapse_rejection=collapse_rejection,
     )
     recipe = PriorDraws(int(seed), "simulate", max_sites, collapse_rejection=collapse_rejection)
+    if isolation is None:
+        require_reproducible(program, int(seed), max_sites=max_sites)
     if append:
         store = TraceStore.open(path)
         store.fold()  # streams and chunks go on after all that was sealed
@@ -161,10 +166,17 @@ def simulate_job(
 
 
 def _require_same_program(store: TraceStore, program: Simulator) -> None:
-    found = store.job.fields.get("simulator") if store.job else None
+    fields = store.job.fields if store.job else {}
+    found, fingerprint = fields.get("simulator"), fields.get("fingerprint")
     if found != program.name:
         message = (
             f"The store {store.storage.url} holds traces of {found!r}, not of {program.name!r}; "
             "append to a store of the same simulator, or write to another path."
         )
         raise InvalidInputError(message, field="simulator", found=found, wanted=program.name)
+    if program.build and fingerprint != program.fingerprint:
+        message = (
+            f"The store {store.storage.url} holds traces of another build of {found!r}: {fingerprint}, not"
+            f" {program.fingerprint}, and addresses of one build are other places in another; write to another path."
+        )
+        raise InvalidInputError(message, field="fingerprint", found=fingerprint, wanted=program.fingerprint)

@@ -14,16 +14,13 @@ from tracestore.execution.process_slots import ProcessSlots
 from tracestore.execution.provider import ProposalSession
 from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.tasks import Recipe
-from tracestore.execution.waves import WavePolicy, WaveScheduler
+from tracestore.execution.waves import MAX_WAIT, WavePolicy, WaveScheduler
 from tracestore.execution.workers import Chunk
 from tracestore.simulators.base import Simulator
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import Trace
 
 __all__ = ["IsolatedRecipe", "Isolation", "isolated_batches", "run_isolated", "running_alone"]
-
-MAX_WAIT = 0.001
-"""Seconds for which a run may wait for others to share a call of the network."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.streams import TraceStreams
+from tracestore.execution.waves import run_in_flight
 from tracestore.execution.workers import Chunk
 from tracestore.simulators.base import Simulator
 from tracestore.traces.batch import TraceBatch
@@ -44,6 +45,8 @@ class PriorDraws:
     def traces(self, program: Simulator, chunk: Chunk) -> list[Trace]:
         """Run the simulator for each stream of a chunk."""
         runner, streams = self.runner(program), TraceStreams(self.seed, self.purpose)
+        if program.is_reentrant and (program.max_in_flight or 1) > 1:  # computes outside of this process
+            return run_in_flight(runner, None, list(self.runs(chunk)))
         return [
             runner.run_from_prior(WaveRun(stream, streams.rewind(stream), self.observations, asks=False))
             for stream in range(chunk.first, chunk.first + chunk.num_traces)

@@ -8,6 +8,7 @@ once, and what was committed is not made again. Must not know where tasks run.
 import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -104,7 +105,8 @@ class ImportableSimulator:
                 "Put its module where workers can import it, or give `workers=` instead of `executor=`."
             )
             raise SimulatorError(message, simulator=self.spec) from error
-        program = Simulator(found.function, reentrant=found.is_reentrant, name=self.name)
+        program = copy(found)
+        program.name = self.name
         function, fingerprint = _SEEN.get(self.spec, (None, ""))
         if function is not program.function:
             fingerprint = program.fingerprint

@@ -19,7 +19,10 @@ from tracestore.traces.distributions import Distribution
 from tracestore.traces.layout import Site
 from tracestore.traces.trace import Trace
 
-__all__ = ["WavePolicy", "WaveRun", "WaveScheduler", "run_waves"]
+__all__ = ["MAX_WAIT", "WavePolicy", "WaveRun", "WaveScheduler", "run_in_flight", "run_waves"]
+
+MAX_WAIT = 0.001
+"""Seconds for which a run that computes elsewhere may wait for others to share a call of the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +222,39 @@ def run_waves(
         When an observation is missing.
     """
     runner = Runner(program, max_sites, make_controller=make_controller)
-    num_slots = min(num_slots, len(runs))
-    if not program.is_reentrant or num_slots <= 1:
+    if not program.is_reentrant or min(num_slots, len(runs), program.max_in_flight or num_slots) <= 1:
         return _run_one_by_one(runner, session, runs)
+    return run_in_flight(runner, session, runs, num_slots=num_slots)
+
+
+def run_in_flight(
+    runner: Runner, session: ProposalSession | None, runs: Sequence[WaveRun], *, num_slots: int = 64
+) -> list[Trace]:
+    """Run traces of a reentrant program in this process, several in flight.
+
+    Parameters
+    ----------
+    runner
+        How a run is executed.
+    session
+        Source of the proposals, with at least ``num_slots`` slots; without one the prior proposes everywhere.
+    runs
+        The traces to run.
+    num_slots
+        Runs in flight at once; fewer where the program allows fewer.
+
+    Returns
+    -------
+    list of Trace
+        In the order of ``runs``.
+    """
+    limit = runner.program.max_in_flight
+    num_slots = min(num_slots, len(runs), limit or num_slots)
+    # programs outside are idle while they wait for proposals, so those that wait are served soon
+    policy = None if limit is None else WavePolicy(max_ready=max(1, num_slots // 2), max_wait=MAX_WAIT)
     slots = GreenletSlots(runner, num_slots)
     try:
-        traces = dict(WaveScheduler(slots, session).results(runs))
+        traces = dict(WaveScheduler(slots, session, policy).results(runs))
     finally:
         slots.close()
     return [traces[position] for position in range(len(runs))]

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from tracestore.inference.chain_start import start_from_prior
 from tracestore.inference.independence import BLOCK, IndependenceSource, entries_of
 from tracestore.inference.moves import BlockMove, Entry, Move, SingleSite
-from tracestore.inference.replay_check import require_deterministic
 from tracestore.inference.rerun import Rerun, Target
 from tracestore.inference.stall import StallWatch
 from tracestore.inference.standing import bring_back, plain, standing_to_json
 from tracestore.inference.tally import Tally
 from tracestore.inference.walk import WalkScales
 from tracestore.simulators.base import execute
+from tracestore.simulators.replay_check import require_deterministic
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import Trace, TraceStatus
 

@@ -12,8 +12,8 @@ from tracestore.errors import InvalidInputError, SimulatorError
 from tracestore.execution.isolation import Isolation, running_alone
 from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.streams import TraceStreams
-from tracestore.inference.replay_check import require_deterministic
-from tracestore.simulators.base import MAX_SITES, Simulator
+from tracestore.simulators.base import BUILD, MAX_SITES, Simulator
+from tracestore.simulators.replay_check import require_deterministic, require_reproducible
 from tracestore.store.job import Job
 from tracestore.traces.layout import SiteKind
 from tracestore.traces.trace import Trace, TraceStatus
@@ -138,6 +138,7 @@ def condition_many(
         given = tuple({name: _as_simulated(name, array, seen[name]) for name, array in one.items()} for one in arrays)
         probes = tuple(_conditioned_run(run, given[0], streams, stream) for stream in range(_MIN_PROBES))
     if isolation is None:  # a replay could take this process with it
+        require_reproducible(program, seed, max_sites=max_sites)
         for probe in probes:
             require_deterministic(program, probe, given[0], max_sites=max_sites)
     return Conditioning(given, _digest(arrays), probes)
@@ -184,6 +185,7 @@ def require_same_simulator(network: _Trained, program: Simulator, probes: Iterab
     trained = (network.job.fields.get("simulator"), network.job.fields.get("fingerprint"))
     if trained == (program.name, program.fingerprint):
         return
+    _require_same_build(trained, program)
     met = {site.base for trace in probes for site in trace.sites if site.is_controlled}
     known = set(network.base_addresses)
     unknown = sorted(met - known)
@@ -225,6 +227,17 @@ def require_same_loops(network: _Trained, *, amortize_rejection: bool = False) -
             " them. Simulate with `collapse_rejection=True` and train on that."
         )
         raise InvalidInputError(message, argument="amortize_rejection")
+
+
+def _require_same_build(trained: tuple[object, object], program: Simulator) -> None:
+    """Refuse a network of another build: there the same addresses are other places."""
+    if str(trained[1]).startswith(BUILD) or program.build:
+        message = (
+            f"The network was trained on {trained[0]!r} ({trained[1]}), and this simulator is {program.name!r}"
+            f" ({program.fingerprint}): another program, or another build of it, in which addresses are other places."
+            " Train a network on traces of this build, or run the one that it was trained on."
+        )
+        raise InvalidInputError(message, found=trained[1], wanted=program.fingerprint)
 
 
 def _items(observations: object) -> Iterable[tuple[str, ArrayLike]]:

@@ -18,6 +18,7 @@ from tracestore.traces.layout import Site
 from tracestore.traces.trace import Trace, TraceStatus
 
 __all__ = [
+    "BUILD",
     "MAX_SITES",
     "PriorController",
     "ReplayController",
@@ -30,6 +31,8 @@ __all__ = [
 
 MAX_SITES = 100_000
 """Default length cap of a trace, in sites."""
+BUILD = "build-"
+"""Beginning of the fingerprint of a simulator whose addresses hold for one build of it only."""
 
 
 class Simulator:
@@ -44,6 +47,12 @@ class Simulator:
         state of their own outside local variables.
     name
         Identity in jobs; ``module:qualified name`` when not given.
+    build
+        What fixes the addresses of a program that is not written in Python, such as the build ids of its binaries. The
+        same address means another place in another build, so networks and stores of one are refused for another.
+    max_in_flight
+        Most runs that may be in flight from one process, for a reentrant program whose runs compute outside of it, as
+        programs behind sockets do.
 
     Examples
     --------
@@ -55,9 +64,19 @@ class Simulator:
     (True, True)
     """
 
-    def __init__(self, function: Callable[[], object], *, reentrant: bool = False, name: str | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[], object],
+        *,
+        reentrant: bool = False,
+        name: str | None = None,
+        build: str = "",
+        max_in_flight: int | None = None,
+    ) -> None:
         self.function = function
         self.is_reentrant = reentrant
+        self.build = build
+        self.max_in_flight = max_in_flight
         self.name = name or _qualified_name(function)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", type(function).__name__)
@@ -71,21 +90,41 @@ class Simulator:
         return f"Simulator({self.name!r})"
 
     @property
+    def is_rerouted(self) -> bool:
+        """Whether random numbers of existing code are rerouted, so that some may have been missed."""
+        return bool(self.build) or getattr(self.function, "is_hijacked", False)
+
+    def restart(self) -> None:
+        """Begin anew with whatever outlives a run: programs that are kept running are ended. Nothing here."""
+
+    @property
     def fingerprint(self) -> str:
-        """Digest of the function's source without white space and comments; of the name where there is no source."""
+        """Digest of the function's source without white space and comments; of the name where there is no source.
+
+        Begins with ``build-`` where there is a build, and is a digest of that, too.
+        """
         try:
             text = source_text(inspect.getsource(inspect.unwrap(self.function)))
         except (OSError, TypeError):
             text = self.name
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        found = hashlib.blake2b((self.build + text).encode(), digest_size=8).hexdigest()
+        return BUILD + found if self.build else found
 
 
 @overload
 def simulator(function: Callable[[], object], /) -> Simulator: ...
 @overload
-def simulator(*, reentrant: bool = False, name: str | None = None) -> Callable[[Callable[[], object]], Simulator]: ...
 def simulator(
-    function: Callable[[], object] | None = None, /, *, reentrant: bool = False, name: str | None = None
+    *, reentrant: bool = False, name: str | None = None, build: str = "", max_in_flight: int | None = None
+) -> Callable[[Callable[[], object]], Simulator]: ...
+def simulator(
+    function: Callable[[], object] | None = None,
+    /,
+    *,
+    reentrant: bool = False,
+    name: str | None = None,
+    build: str = "",
+    max_in_flight: int | None = None,
 ) -> Simulator | Callable[[Callable[[], object]], Simulator]:
     """Declare a function to be a simulator; use with or without arguments.
 
@@ -93,7 +132,7 @@ def simulator(
     ----------
     function
         The simulator, called without arguments.
-    reentrant, name
+    reentrant, name, build, max_in_flight
         As in `Simulator`.
 
     Examples
@@ -107,7 +146,9 @@ def simulator(
     """
     if function is not None:
         return Simulator(function)
-    return lambda function: Simulator(function, reentrant=reentrant, name=name)
+    return lambda function: Simulator(
+        function, reentrant=reentrant, name=name, build=build, max_in_flight=max_in_flight
+    )
 
 
 def as_simulator(program: object) -> Simulator:

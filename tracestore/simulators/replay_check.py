@@ -6,11 +6,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracestore.errors import SimulatorProtocolError
-from tracestore.simulators.base import MAX_SITES, ReplayController, Simulator, run_trace
+from tracestore.simulators.base import MAX_SITES, PriorController, ReplayController, Simulator, run_trace
 from tracestore.traces.layout import Site, SiteKind
 from tracestore.traces.trace import RESULT, Trace, TraceStatus
 
-__all__ = ["first_difference", "require_deterministic"]
+__all__ = ["first_difference", "require_deterministic", "require_reproducible"]
+
+MAX_CHECKS = 8
+"""Runs out of which one must end well to be replayed."""
+
+
+def require_reproducible(program: Simulator, seed: int, *, max_sites: int = MAX_SITES) -> None:
+    """Refuse a rerouted simulator of which a run, done again after a restart, comes out otherwise.
+
+    That is how addresses that change from run to run show up (load addresses, times, process numbers in them), and
+    randomness that does not go through `sample`. Other simulators are not looked at.
+
+    Parameters
+    ----------
+    program
+        The simulator.
+    seed
+        Seed of the runs.
+    max_sites
+        Length cap of a trace.
+
+    Raises
+    ------
+    SimulatorProtocolError
+        Naming the first site, value or score that differs.
+
+    Examples
+    --------
+    >>> from tracestore.simulators import toys
+    >>> require_reproducible(toys.gum, seed=1)
+    """
+    if not program.is_rerouted:
+        return
+    for stream in range(MAX_CHECKS):
+        trace = run_trace(program, PriorController(), np.random.default_rng([abs(seed), stream]), max_sites=max_sites)
+        if trace.status is TraceStatus.OK:
+            program.restart()
+            require_deterministic(program, trace, max_sites=max_sites)
+            return
 
 
 def require_deterministic(

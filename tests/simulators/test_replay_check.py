@@ -8,7 +8,7 @@ import pytest
 
 from tracestore.errors import SimulatorProtocolError
 from tracestore.inference import rmh
-from tracestore.inference.replay_check import require_deterministic
+from tracestore.simulators.replay_check import require_deterministic
 from tracestore.simulators.base import PriorController, Simulator, run_trace, simulator
 from tracestore.simulators.runtime import observe, sample, tag
 from tracestore.simulators.toys import branching, geometric, gum, gum_marsaglia, hmm

@@ -1,0 +1,29 @@
+"""Native code: names of machine addresses, chains of calls, and small libraries built where they are needed."""
+
+from tracestore.native.build import build_library, cache_folder, find_compiler
+from tracestore.native.call_stack import CallStack, Place, place_names
+from tracestore.native.callback_library import CallbackLibrary, load_callback_library, read_arguments
+from tracestore.native.elf import ElfFile
+from tracestore.native.hooks import KINDS, Hook, interposer_source
+from tracestore.native.symbols import demangle, describe, loaded_module, module_at, short_name
+
+__all__ = [
+    "KINDS",
+    "CallStack",
+    "CallbackLibrary",
+    "ElfFile",
+    "Hook",
+    "Place",
+    "build_library",
+    "cache_folder",
+    "demangle",
+    "describe",
+    "find_compiler",
+    "interposer_source",
+    "load_callback_library",
+    "loaded_module",
+    "module_at",
+    "place_names",
+    "read_arguments",
+    "short_name",
+]

@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "tracestore needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -e ".[train,tensorboard,sort,mpi,report,sims,zarr,objects,hdf5,awkward,xarray]" --group dev -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[train,tensorboard,sort,mpi,ppx,report,sims,pythia,ciw,gym,zarr,objects,hdf5,awkward,xarray]" --group dev -c constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP) ## tau decays end to end: simulate, sort, train, infer, report (writes demo-output/report.html)
@@ -39,7 +39,7 @@ fmt: $(STAMP) ## format the code
 lint: $(STAMP) ## style and spelling
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/codespell $(SOURCES) docs README.md CONTRIBUTING.md CHANGELOG.md
+	$(BIN)/codespell $(SOURCES) cpp docs README.md CONTRIBUTING.md CHANGELOG.md
 
 types: $(STAMP) ## static types
 	$(BIN)/mypy

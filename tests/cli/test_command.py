@@ -25,6 +25,7 @@ VERBS = [
     "refine",
     "diagnose",
     "calibrate",
+    "serve",
     "report",
     "info",
     "verify",

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from tracestore.cli.simulator_options import add_simulator_options, load_simulator
 from tracestore.cli.words import parse_positive, parse_whole
 from tracestore.progress import Progress
 
@@ -28,8 +29,7 @@ def add_calibrate_options(parser: argparse.ArgumentParser) -> None:
     >>> parser.parse_args(["gum", "calibration", "--engine", "is"]).num_trials
     200
     """
-    text = "module:object, or gum, gum-marsaglia, branching, hmm, geometric, tau"
-    parser.add_argument("simulator", metavar="SIMULATOR", help=text)
+    add_simulator_options(parser)
     parser.add_argument("output", metavar="OUT", help="folder for truths, posteriors and the result")
     parser.add_argument("--engine", choices=ENGINES, required=True, help="how to infer")
     parser.add_argument("--network", metavar="NETWORK", help="a trained network (engine ic)")
@@ -53,14 +53,13 @@ def run_calibrate(args: argparse.Namespace) -> int:
     """Check whether truths drawn from the prior rank uniformly in their posteriors; the exit status is 1 when not."""
     _check_words(args)
     from tracestore.inference.calibration import calibrate
-    from tracestore.simulators.catalog import resolve
 
     network = None
     if args.engine == "ic":
         from tracestore.training import load_network
 
         network = load_network(args.network)
-    simulator = resolve(args.simulator)
+    simulator = load_simulator(args)
     with Progress() as progress:
         found = calibrate(
             simulator,

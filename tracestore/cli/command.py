@@ -16,6 +16,8 @@ from tracestore.cli.executor_options import add_executor_options
 from tracestore.cli.import_verb import add_import_options, run_import_pyprob
 from tracestore.cli.infer_verb import add_infer_options, add_refine_options, run_infer, run_refine
 from tracestore.cli.plan_verb import add_plan_options, run_plan
+from tracestore.cli.serve_verb import add_serve_options, run_serve
+from tracestore.cli.simulator_options import add_length_cap, add_simulator_options
 from tracestore.cli.sort_verb import run_sort
 from tracestore.cli.train_verb import add_online_options, add_train_options, run_train, run_train_online
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_size, parse_whole
@@ -82,9 +84,10 @@ def make_parser() -> argparse.ArgumentParser:
         return command
 
     simulate = add(verbs.run_simulate)
-    _add_simulator(simulate)
+    add_simulator_options(simulate)
     simulate.add_argument("store", metavar="STORE", help="the store to write")
     simulate.add_argument("--num-traces", metavar="N", type=parse_positive, required=True, help="traces to record")
+    add_length_cap(simulate)
     _add_seed(simulate)
     add_executor_options(simulate)
     simulate.add_argument("--append", action="store_true", help="add to a store that exists already")
@@ -115,6 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_refine_options(add(run_refine))
     add_diagnose_options(add(run_diagnose, only_reads=True))
     add_calibrate_options(add(run_calibrate))
+    add_serve_options(add(run_serve, only_reads=True))
 
     report = add(verbs.run_report, only_reads=True)
     report.add_argument("posteriors", metavar="POSTERIOR", nargs="+", help="posteriors of the same observation")
@@ -174,11 +178,6 @@ def _add_format(command: argparse.ArgumentParser, *, default: str | None) -> Non
     )
     text = f"how observations are compressed: auto, none, lz4, zstd, or NAME=CODEC,...{as_source}"
     command.add_argument("--codec", metavar="CODEC", type=parse_codec, default="auto" if default else None, help=text)
-
-
-def _add_simulator(command: argparse.ArgumentParser) -> None:
-    text = "module:object, or gum, gum-marsaglia, branching, hmm, geometric, tau"
-    command.add_argument("simulator", metavar="SIMULATOR", help=text)
 
 
 def _add_seed(command: argparse.ArgumentParser) -> None:

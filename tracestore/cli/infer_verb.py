@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tracestore.cli.executor_options import add_executor_options, open_executor
+from tracestore.cli.simulator_options import add_length_cap, add_simulator_options, load_simulator
 from tracestore.cli.words import parse_codec, parse_positive, parse_whole
 from tracestore.progress import Progress
 
@@ -20,7 +21,6 @@ OK = 0
 ENGINES = ("prior", "is", "ic", "lmh", "rmh")
 MARKOV_ENGINES = ("lmh", "rmh")
 DEFAULT_CHAINS = 4
-SIMULATOR = "module:object, or gum, gum-marsaglia, branching, hmm, geometric, tau"
 
 
 def add_infer_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_infer_options(parser: argparse.ArgumentParser) -> None:
     parser
         The parser of the verb.
     """
-    parser.add_argument("simulator", metavar="SIMULATOR", help=SIMULATOR)
+    add_simulator_options(parser)
     parser.add_argument("output", metavar="OUT", help="the posterior to write")
     parser.add_argument("--engine", choices=ENGINES, required=True, help="how to infer")
     parser.add_argument("--observe", metavar="FILE", help="JSON object or npz archive, name to numbers")
@@ -53,6 +53,7 @@ def add_infer_options(parser: argparse.ArgumentParser) -> None:
         "let the network propose inside rejection loops, too (engine ic; of traces simulated with --collapse-rejection)"
     )
     parser.add_argument("--amortize-rejection", action="store_true", help=text)
+    add_length_cap(parser)
     text = "run the simulator in so many processes of its own: one that dies costs one draw (engines prior, is, ic)"
     parser.add_argument("--simulator-processes", metavar="N", type=parse_positive, default=0, help=text)
     text = "seconds after which a run in such a process is a recorded failure"
@@ -70,7 +71,7 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
     parser
         The parser of the verb.
     """
-    parser.add_argument("simulator", metavar="SIMULATOR", help=SIMULATOR)
+    add_simulator_options(parser)
     parser.add_argument("output", metavar="OUT", help="folder for rounds, networks and the posterior")
     parser.add_argument("--network", metavar="NETWORK", required=True, help="the trained network to begin with")
     parser.add_argument("--observe", metavar="FILE", required=True, help="JSON object or npz archive, name to numbers")
@@ -88,7 +89,6 @@ def run_infer(args: argparse.Namespace) -> int:
     _check_infer_words(args)
     from tracestore import inference
     from tracestore.cli.numbers_file import read_numbers
-    from tracestore.simulators.catalog import resolve
     from tracestore.store.location import StoreLocation
 
     engines: dict[str, Callable[..., Posterior]] = {
@@ -98,7 +98,7 @@ def run_infer(args: argparse.Namespace) -> int:
         "lmh": inference.lmh,
         "rmh": inference.rmh,
     }
-    inputs: list[object] = [resolve(args.simulator)]
+    inputs: list[object] = [load_simulator(args)]
     if args.engine != "prior":
         inputs.append(read_numbers(args.observe))
     elif args.observe is not None:
@@ -115,13 +115,12 @@ def run_infer(args: argparse.Namespace) -> int:
 def run_refine(args: argparse.Namespace) -> int:
     """Infer one observation in rounds, with a network that learns from the draws of each."""
     from tracestore.cli.numbers_file import read_numbers
-    from tracestore.simulators.catalog import resolve
     from tracestore.training import load_network
     from tracestore.workflows import refine
 
     with Progress() as progress:
         found = refine(
-            resolve(args.simulator),
+            load_simulator(args),
             read_numbers(args.observe),
             args.output,
             network=load_network(args.network),
@@ -142,7 +141,7 @@ def _options(args: argparse.Namespace, executor: "Executor") -> dict[str, object
     """Return the arguments of an engine that its words stand for."""
     from tracestore.executors import ProcessExecutor, SerialExecutor
 
-    options: dict[str, object] = {"num_draws": args.num_draws, "seed": args.seed}
+    options: dict[str, object] = {"num_draws": args.num_draws, "seed": args.seed, "max_sites": args.max_sites}
     # on this machine workers are forked from this process, which has the simulator already
     if isinstance(executor, SerialExecutor | ProcessExecutor):
         options["workers"] = executor.workers if isinstance(executor, ProcessExecutor) else 1

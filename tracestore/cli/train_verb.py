@@ -11,6 +11,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from tracestore.cli.simulator_options import add_simulator_options, load_simulator
 from tracestore.cli.words import parse_positive, parse_whole
 from tracestore.errors import ExecutorError, InvalidInputError, TracestoreError, TrainingError, TrainingStoppedError
 from tracestore.progress import Progress
@@ -67,7 +68,7 @@ def add_online_options(parser: argparse.ArgumentParser) -> None:
     >>> parser.parse_args(["gum", "network", "--num-traces", "1000"]).num_traces
     1000
     """
-    parser.add_argument("simulator", metavar="SIMULATOR", help="module:object, or the name of a bundled one")
+    add_simulator_options(parser)
     _add_settings(parser)
     text = "traces to simulate and train on, each once"
     parser.add_argument("--num-traces", metavar="N", type=parse_positive, required=True, help=text)
@@ -163,7 +164,6 @@ def _train_together(args: argparse.Namespace) -> int:
 
 
 def _train_online(args: argparse.Namespace) -> int:
-    from tracestore.simulators.catalog import resolve
     from tracestore.training.config_file import to_toml
     from tracestore.training.online import resolve_online_config, train_online
 
@@ -176,7 +176,7 @@ def _train_online(args: argparse.Namespace) -> int:
         return OK
     with ExitStack() as stack:
         network = train_online(
-            resolve(args.simulator),
+            load_simulator(args),
             args.network,
             num_traces=args.num_traces,
             config=config,

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tracestore.cli.executor_options import open_executor
+from tracestore.cli.simulator_options import load_simulator
 from tracestore.errors import InvalidInputError
 from tracestore.progress import Progress
 
@@ -27,10 +28,9 @@ def run_simulate(args: argparse.Namespace) -> int:
     """Run a simulator and record its traces."""
     from tracestore.execution.generate import simulate
     from tracestore.executors import ProcessExecutor, SerialExecutor
-    from tracestore.simulators.catalog import resolve
     from tracestore.store.location import StoreLocation
 
-    simulator = resolve(args.simulator)
+    simulator = load_simulator(args)
     with open_executor(args) as executor, Progress() as progress:
         if executor is None:
             return OK
@@ -44,6 +44,7 @@ def run_simulate(args: argparse.Namespace) -> int:
             executor=None if is_here else executor,
             seed=args.seed,
             append=args.append,
+            max_sites=args.max_sites,
             collapse_rejection=args.collapse_rejection,
             simulator_processes=args.simulator_processes,
             timeout=args.timeout,

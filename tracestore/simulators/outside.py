@@ -4,6 +4,7 @@ A simulator calls `wait_for`. Where one run is made after the other it blocks; w
 flight, the run is suspended and others go on. Must not know what is waited for, nor who schedules.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, Self
@@ -66,12 +67,11 @@ def wait_for(outside: Outside) -> bool:
     if _suspend is not None:
         _suspend(outside)
         return outside.is_ready()
-    while not outside.is_ready():
-        left = outside.deadline - time.monotonic()
-        if left <= 0.0:
-            return False
-        outside.wait_any([outside], None if left == float("inf") else left)
-    return True
+    while (left := outside.deadline - time.monotonic()) > 0.0:
+        outside.wait_any([outside], None if left == math.inf else left)
+        if outside.is_ready():
+            return True
+    return False
 
 
 def suspend_by(suspend: Suspend | None) -> Suspend | None:

@@ -5,7 +5,7 @@ a module global on purpose: simulators draw in worker threads too, and their dra
 the three functions work as plain calls.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -14,7 +14,20 @@ from tracestore.simulators.addresses import current_place
 from tracestore.simulators.recorder import Controller, Recorder, StopTrace, Value
 from tracestore.traces.distributions import Distribution
 
-__all__ = ["Controller", "Recorder", "StopTrace", "Value", "activate", "current_recorder", "observe", "sample", "tag"]
+__all__ = [
+    "Controller",
+    "Recorder",
+    "StopTrace",
+    "Value",
+    "activate",
+    "current_recorder",
+    "fatal",
+    "observe",
+    "sample",
+    "tag",
+]
+
+Error = TypeVar("Error", bound=Exception)
 
 _current: Recorder | None = None
 _outside_rng: np.random.Generator | None = None
@@ -118,6 +131,24 @@ def tag(value: ArrayLike, *, name: str | None = None, address: str | None = None
 def current_recorder() -> Recorder | None:
     """Return what records the present run, if there is one."""
     return _current
+
+
+def fatal(error: Error) -> Error:
+    """Make an error end the job, and not the present trace only.
+
+    Parameters
+    ----------
+    error
+        What is wrong with the simulator, as opposed to one run of it.
+
+    Returns
+    -------
+    Exception
+        The error, to be raised.
+    """
+    if _current is not None:
+        _current.fatal = error
+    return error
 
 
 def activate(recorder: Recorder | None) -> Recorder | None:

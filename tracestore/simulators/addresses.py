@@ -25,7 +25,7 @@ from functools import lru_cache
 from types import CodeType, FrameType
 from typing import TypeVar
 
-__all__ = ["call_labels", "current_place", "mark_root", "source_text"]
+__all__ = ["call_labels", "current_place", "describe_chain", "mark_root", "roots", "source_text"]
 
 MAX_LABEL = 48
 """Longest call text used as a label, in characters."""
@@ -33,14 +33,16 @@ MAX_LABEL = 48
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _INLINED = ("<listcomp>", "<setcomp>", "<dictcomp>")
-_roots: set[CodeType] = set()
+roots: set[int] = set()
+"""Ids of the code of root functions: code objects themselves are slow to hash."""
 _places: dict[tuple[int, ...], str] = {}
-_kept: list[CodeType] = []  # keeps the ids in the keys of _places valid
+_kept: list[CodeType] = []  # keeps the ids in both valid
 
 
 def mark_root(function: Function) -> Function:
     """Declare a function whose callees start the chain: frames from it outward do not count."""
-    _roots.add(function.__code__)
+    roots.add(id(function.__code__))
+    _kept.append(function.__code__)
     return function
 
 
@@ -60,19 +62,33 @@ def current_place(skip: int = 2) -> str:
     frame: FrameType | None = sys._getframe(skip)
     frames = []
     key = []
-    while frame is not None and frame.f_code not in _roots:
+    while frame is not None:
+        code = id(frame.f_code)
+        if code in roots:
+            break
         frames.append(frame)
-        key += [id(frame.f_code), frame.f_lasti]
+        key += [code, frame.f_lasti]
         frame = frame.f_back
     place = _places.get(tuple(key))
     if place is None:
-        place = _places[tuple(key)] = _describe([(frame.f_code, frame.f_lasti) for frame in frames])
+        place = _places[tuple(key)] = describe_chain([(frame.f_code, frame.f_lasti) for frame in frames])
         _kept.extend(frame.f_code for frame in frames)
     return place
 
 
-def _describe(chain: list[tuple[CodeType, int]]) -> str:
-    """Text of a chain given innermost first."""
+def describe_chain(chain: list[tuple[CodeType, int]]) -> str:
+    """Text of a chain of calls.
+
+    Parameters
+    ----------
+    chain
+        Code and offset of the instruction of each frame, innermost first.
+
+    Returns
+    -------
+    str
+        Links ``function:label`` joined by ``/``, outermost first.
+    """
     links = []
     merged = False
     for code, offset in chain:
@@ -111,12 +127,11 @@ def call_labels(filename: str, num_lines: int) -> dict[tuple[int, int, int, int]
     num_lines
         Its length: part of the cache key only, so that edited files are read anew.
     """
-    source = "".join(linecache.getlines(filename))
+    lines = linecache.getlines(filename)
     try:
-        tree = ast.parse(source)
+        tree = ast.parse("".join(lines))
     except (SyntaxError, ValueError):
         return {}
-    lines = source.splitlines(keepends=True)
     labels: dict[tuple[int, int, int, int], str] = {}
     _label_scope(tree, lines, labels)
     return labels
@@ -181,8 +196,10 @@ def _call_text(call: ast.Call, lines: list[str]) -> str:
 
 def _text(node: ast.expr, lines: list[str]) -> str:
     """Source text of an expression without white space and comments, safe inside an address."""
-    segment = ast.get_source_segment("".join(lines), node) or ""
-    return source_text(f"({segment})")[1:-1]
+    rows = [line.encode() for line in lines[node.lineno - 1 : node.end_lineno]]
+    rows[-1] = rows[-1][: node.end_col_offset]  # columns count bytes
+    rows[0] = rows[0][node.col_offset :]
+    return source_text(f"({b''.join(rows).decode()})")[1:-1]
 
 
 def source_text(source: str) -> str:

@@ -16,6 +16,9 @@ BUNDLED = {
     "hmm": "tracestore.simulators.toys:hmm",
     "geometric": "tracestore.simulators.toys:geometric",
     "tau": "tracestore.simulators.tau:tau",
+    "tau-stack": "tracestore.simulators.tauola_stack:tau_stack",
+    "pythia-tau": "tracestore.simulators.pythia:pythia_tau",
+    "pythia-ee": "tracestore.simulators.pythia:pythia_ee",
 }
 """Bundled simulators and where they are."""
 

@@ -14,7 +14,6 @@ import random
 from collections.abc import Callable, Generator
 from itertools import chain, repeat
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,21 @@ from numpy.typing import NDArray
 from tracestore._extras import extra
 from tracestore.errors import SimulatorError
 from tracestore.simulators.base import PriorController, run_trace, simulator
-from tracestore.simulators.calorimeter import Calorimeter, CalorimeterConfig, Deposit, ShowerKind
+from tracestore.simulators.calorimeter import Calorimeter
 from tracestore.simulators.runtime import observe, sample, tag
+from tracestore.simulators.tau_detector import (
+    CHANNELS,
+    DETECTOR,
+    OTHER,
+    POLARIZATION,
+    TAU_MINUS,
+    Product,
+    channel_code,
+)
+from tracestore.simulators.tau_detector import PX as _PX
+from tracestore.simulators.tau_detector import PY as _PY
+from tracestore.simulators.tau_detector import PZ as _PZ
+from tracestore.simulators.tau_detector import deposit as _deposit
 from tracestore.traces.distributions import Normal, Uniform
 
 with extra("sims"):
@@ -32,89 +44,27 @@ with extra("sims"):
 __all__ = [
     "CHANNELS",
     "DETECTOR",
+    "OTHER",
     "POLARIZATION",
     "Product",
     "SinglePrecisionUniform",
     "Tauola",
     "channel_code",
     "library",
+    "library_path",
     "tau",
     "test_event",
 ]
 
-DETECTOR = CalorimeterConfig()
-"""Geometry, shower template and noise with which the decays are seen."""
-POLARIZATION = (0.0, 0.0, -1.0)
-"""Spin of the tau in its rest frame: left-handed for one that flies along the detector's axis."""
 TEST_EVENT_SEED = 308
 """Seed of the default `test_event`, a decay to pi- pi0. Chosen among many for a posterior that is narrower than the
 prior and within reach of prior importance sampling (ESS/N about 0.009), so its truth says nothing about calibration."""
 
-TAU_MINUS = 15
 INITIALIZATION_SEED = 1
 """Seed of TAUOLA's own stream for finding the largest weights when it starts; no draw of a decay comes from it."""
 STEP = 2.0**-24
 LARGEST = 1.0 - STEP
 """Largest number below one in single precision; TAUOLA takes logarithms of both ends."""
-
-_NEUTRINOS = frozenset({12, 14, 16})
-_KINDS = {
-    11: ShowerKind.ELECTROMAGNETIC,
-    13: ShowerKind.MUON,
-    22: ShowerKind.ELECTROMAGNETIC,
-    111: ShowerKind.ELECTROMAGNETIC,  # neutral pions and etas reach the detector as photons
-    130: ShowerKind.HADRONIC,
-    211: ShowerKind.HADRONIC,
-    221: ShowerKind.ELECTROMAGNETIC,
-    310: ShowerKind.HADRONIC,
-    321: ShowerKind.HADRONIC,
-}
-_SYMBOLS = {
-    -321: "K-", -211: "pi-", 11: "e-", 13: "mu-", 22: "gamma", 111: "pi0", 130: "KL", 211: "pi+", 221: "eta",
-    310: "KS", 321: "K+",
-}  # fmt: skip
-# Visible products of every channel that TAUOLA makes, most frequent first. A code is a position in this list plus one:
-# append, never reorder.
-_CHANNELS: tuple[tuple[int, ...], ...] = (
-    (-211, 111), (13,), (11,), (-211,), (-211, -211, 211), (-211, 111, 111), (-211, -211, 111, 211), (11, 22),
-    (-211, 111, 111, 111), (-321,), (13, 22), (-321, -211, 211), (-211, 130), (-321, 111), (-211, 310),
-    (-211, 111, 130), (-211, 111, 310), (-211, 111, 221), (-321, -211, 321), (-211, 22, 111),
-    (-211, -211, 111, 111, 211), (-211, 130, 310), (-321, 111, 310), (-321, 111, 130), (-321, 130), (-321, 111, 111),
-    (-321, 310), (-211, -211, 111, 111, 111, 211), (-211, 130, 130), (-211, -211, -211, 211, 211), (-211, 310, 310),
-    (-211, -211, -211, 111, 211, 211),
-)  # fmt: skip
-_CODES = {products: code for code, products in enumerate(_CHANNELS, start=1)}
-OTHER = 0
-"""Code of a channel that is not in `CHANNELS`."""
-
-
-def _label(products: tuple[int, ...]) -> str:
-    neutrinos = ["nu", "nu"] if products[0] in (11, 13) else ["nu"]
-    return " ".join([_SYMBOLS[pid] for pid in products] + neutrinos)
-
-
-CHANNELS: tuple[str, ...] = ("other", *map(_label, _CHANNELS))
-"""Name of every decay channel, by the code that the tag ``channel`` records."""
-
-
-class Product(NamedTuple):
-    """One decay product in the laboratory frame."""
-
-    pid: int
-    """Particle number of the Particle Data Group."""
-    px: float
-    """Momentum along x in GeV."""
-    py: float
-    """Momentum along y in GeV."""
-    pz: float
-    """Momentum along the detector's axis in GeV."""
-    energy: float
-    """Energy in GeV."""
-
-    @property
-    def is_visible(self) -> bool:
-        """Whether the particle can be detected, that is, it is no neutrino."""
-        return abs(self.pid) not in _NEUTRINOS
 
 
 class SinglePrecisionUniform(Uniform):
@@ -171,9 +121,8 @@ class Tauola:
     """
 
     def __init__(self) -> None:
-        folder = Path(alouette.__file__).parent / "lib"
         # PyDLL keeps the interpreter lock: the library calls back at every draw
-        self._library = ctypes.PyDLL(str(next(folder.glob("libalouette.*"))))
+        self._library = ctypes.PyDLL(str(library_path()))
         self._library.alouette_message.restype = ctypes.c_char_p
         self._pointer = ctypes.c_void_p.in_dll(self._library, "alouette_random")
         self._native_address = self._pointer.value
@@ -193,7 +142,9 @@ class Tauola:
             )
             raise SimulatorError(message)
 
-    def decay(self, momentum: tuple[float, float, float], draw: Callable[[], float]) -> list[Product]:
+    def decay(
+        self, momentum: tuple[float, float, float], draw: Callable[[], float], *, function: int | None = None
+    ) -> list[Product]:
         """Decay a negative tau.
 
         Parameters
@@ -203,6 +154,8 @@ class Tauola:
         draw
             Returns the next number of the uniform distribution on (0, 1). It is rounded to single precision. An
             exception from it ends the decay and leaves this function.
+        function
+            Address of a function ``float(void)`` that the library is to call directly, instead of ``draw``.
 
         Returns
         -------
@@ -224,7 +177,7 @@ class Tauola:
         self._is_in_flight = True
         try:
             self._draw = draw
-            self._pointer.value = self._callback_address
+            self._pointer.value = self._callback_address if function is None else function
             return self._decay(momentum)
         finally:
             self._pointer.value = self._native_address
@@ -272,6 +225,11 @@ class Tauola:
         return text.decode(errors="replace").strip() or "no message"
 
 
+def library_path() -> Path:
+    """Return the file of the shared library with TAUOLA in it."""
+    return next((Path(alouette.__file__).parent / "lib").glob("libalouette.*"))
+
+
 _library: Tauola | None = None
 
 
@@ -283,14 +241,6 @@ def library() -> Tauola:
     return _library
 
 
-def channel_code(products: list[Product]) -> int:
-    """Return the position in `CHANNELS` of the channel that made these products."""
-    return _CODES.get(tuple(sorted(product.pid for product in products if product.is_visible)), OTHER)
-
-
-_PX = Uniform(-3.0, 3.0)
-_PY = Uniform(-3.0, 3.0)
-_PZ = Uniform(40.0, 50.0)
 _UNIT = SinglePrecisionUniform()
 _CALORIMETER = Calorimeter(DETECTOR)
 
@@ -319,11 +269,6 @@ def tau() -> None:
     tag(np.hypot(sum(product.px for product in unseen), sum(product.py for product in unseen)), name="met")
     image = _CALORIMETER.image([_deposit(product) for product in visible if product.pz > 0.0])
     observe(Normal(image, DETECTOR.noise_sd), name="calorimeter", dtype=np.float32)
-
-
-def _deposit(product: Product) -> Deposit:
-    slope_x, slope_y = product.px / product.pz, product.py / product.pz
-    return Deposit(product.energy, slope_x, slope_y, _KINDS[abs(product.pid)])
 
 
 def test_event(  # an event to test with, not a test

@@ -13,7 +13,7 @@ SCRIPTS = sorted(path for folder in ("examples", "benchmarks") for path in (ROOT
 BANNED_NAMES = {"common", "core", "helpers", "lib", "manager", "misc", "util", "utils"}
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
-MOST_TYPE_IGNORES = 20
+MOST_TYPE_IGNORES = 25
 
 
 def name_of(path: Path) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "Mixture",
     "MultivariateNormal",
     "Normal",
+    "PPXSimulator",
     "PiecewiseUniform",
     "Poisson",
     "ProcessExecutor",
@@ -41,13 +42,17 @@ __all__ = [
     "execution",
     "executors",
     "formats",
+    "hijack",
+    "hijacking",
     "import_pyprob",
     "importers",
     "inference",
+    "native",
     "networks",
     "observe",
     "pages",
     "posteriors",
+    "ppx",
     "rejection",
     "reports",
     "sample",
@@ -92,6 +97,7 @@ _TABLE: dict[str, str] = {
     ),
     "DaskExecutor": "tracestore.executors.dask",
     "MPIExecutor": "tracestore.executors.mpi",
+    "PPXSimulator": "tracestore.ppx.simulator",
     "ProcessExecutor": "tracestore.executors.processes",
     "SerialExecutor": "tracestore.executors.base",
     "StoreLocation": "tracestore.store.location",
@@ -100,6 +106,7 @@ _TABLE: dict[str, str] = {
     "TraceStatus": "tracestore.traces.trace",
     "TraceStore": "tracestore.store.trace_store",
     "TracestoreError": "tracestore.errors",
+    "hijack": "tracestore.hijacking.context",
     "import_pyprob": "tracestore.importers.pyprob_import",
     "observe": "tracestore.simulators.runtime",
     "rejection": "tracestore.simulators.rejection",
@@ -117,11 +124,14 @@ _TABLE: dict[str, str] = {
             "execution",
             "executors",
             "formats",
+            "hijacking",
             "importers",
             "inference",
+            "native",
             "networks",
             "pages",
             "posteriors",
+            "ppx",
             "reports",
             "samplers",
             "simulators",
@@ -144,11 +154,14 @@ if TYPE_CHECKING:
         execution,
         executors,
         formats,
+        hijacking,
         importers,
         inference,
+        native,
         networks,
         pages,
         posteriors,
+        ppx,
         reports,
         samplers,
         simulators,
@@ -165,7 +178,9 @@ if TYPE_CHECKING:
     from tracestore.executors.dask import DaskExecutor
     from tracestore.executors.mpi import MPIExecutor
     from tracestore.executors.processes import ProcessExecutor
+    from tracestore.hijacking.context import hijack
     from tracestore.importers.pyprob_import import import_pyprob
+    from tracestore.ppx.simulator import PPXSimulator
     from tracestore.samplers.torch_loader import trace_loader
     from tracestore.simulators.base import simulator
     from tracestore.simulators.rejection import rejection

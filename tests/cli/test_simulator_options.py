@@ -20,22 +20,27 @@ def read(*words):
     return parser.parse_args(words)
 
 
+def load_program(*words):
+    simulator = pytest.importorskip("tracestore.ppx.simulator", exc_type=ImportError)
+    program = load_simulator(read(*words))
+    assert isinstance(program, simulator.PPXSimulator)
+    return program
+
+
 def test_what_is_known_without_loading_is_true():
     assert BUNDLED == NAMES
     assert MAX_SITES == TRUE_MAX_SITES
 
 
 def test_a_command_becomes_a_program_with_its_instances():
-    pytest.importorskip("zmq")
-    program = load_simulator(read("ppx:./model --depth '1 2'", "--instances", "3", "--silence", "5"))
+    program = load_program("ppx:./model --depth '1 2'", "--instances", "3", "--silence", "5")
     assert program.settings.command == ("./model", "--depth", "1 2")
     assert (program.max_in_flight, program.settings.timeout) == (3, 5.0)
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:5555", "ipc://@model"])
 def test_an_endpoint_is_a_program_that_runs_already(endpoint):
-    pytest.importorskip("zmq")
-    program = load_simulator(read(endpoint))
+    program = load_program(endpoint)
     assert (program.settings.endpoints, program.settings.command) == ((endpoint,), ())
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tracestore.errors import SimulatorProtocolError
 from tracestore.inference import rmh
-from tracestore.simulators.replay_check import require_deterministic
 from tracestore.simulators.base import PriorController, Simulator, run_trace, simulator
+from tracestore.simulators.replay_check import require_deterministic
 from tracestore.simulators.runtime import observe, sample, tag
 from tracestore.simulators.toys import branching, geometric, gum, gum_marsaglia, hmm
 from tracestore.traces.distributions import Bernoulli, Normal, Poisson

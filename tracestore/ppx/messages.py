@@ -118,18 +118,18 @@ def encode(message: Message) -> bytes:
     32
     """
     kind = type(message)
-    if kind is SampleResult:
-        value = message.value  # type: ignore[union-attr]
+    if isinstance(message, SampleResult):
+        value = message.value
         if isinstance(value, float | int):
             head, tail = _SAMPLE_RESULT
             return head + _F64(value) + tail
-    elif kind is RunResult:
-        result = message.result  # type: ignore[union-attr]
+    elif isinstance(message, RunResult):
+        result = message.result
         if result is not None and result.ndim == 0:
             head, tail = _RUN_RESULT
             return head + _F64(result) + tail
-    elif kind is Sample or kind is Observe:
-        return _encode_site(message)  # type: ignore[arg-type]
+    elif isinstance(message, Sample | Observe):
+        return _encode_site(message)
     elif kind in _EMPTY and getattr(message, "value", None) is None:
         return _EMPTY[kind]
     return _write(_NUMBERS[kind], _FIELDS[kind](message))

@@ -116,7 +116,7 @@ def close_watched(socket: Socket, watch: Socket) -> None:
 
 def has_frame(socket: Socket) -> bool:
     """Whether a frame is there to be received; does not block."""
-    return bool(socket.get(_EVENTS) & _POLLIN)  # type: ignore[operator]  # this option is a number
+    return bool(cast("int", socket.get(_EVENTS)) & _POLLIN)
 
 
 def receive_frame(socket: Socket) -> bytes:

@@ -8,6 +8,7 @@ Must not know what is in the frames.
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from tracestore._extras import extra
 from tracestore.errors import InvalidInputError, SimulatorProtocolError

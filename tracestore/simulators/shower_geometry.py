@@ -5,13 +5,13 @@ makes an angle with the face in the plane of y and depth, 90 degrees at normal i
 sides the shower leaks out.
 
 Each part of the radial profile, ``R**2 / (pi (r**2 + R**2)**2)`` in two dimensions, is an average of Gaussians over
-their precision ``s``, with weight ``R**2 exp(-s R**2)``. On a grid of precisions, equal steps of the logarithm, the sum
-of Gaussians is as good as the integral; and a Gaussian is a product of a function of x and one of y, whose integrals over cells
-are differences of error functions. So a shower costs one product of two small matrices, however many spots it has.
+their precision ``s``, with weight ``R**2 exp(-s R**2)``. On a grid of precisions, in equal steps of the logarithm, the
+sum of Gaussians is as good as the integral. A Gaussian is a product of a function of x and one of y, whose integrals
+over cells are differences of error functions. So a shower costs products of small matrices, however many spots it has.
 
-Our approximations: a layer is a few planes; in a plane of a tilted shower the radii are those where the axis crosses
-it, while the depth along the axis varies from row to row. What flies out of the front is lost. Sizes are in mm, and ours:
-cubic cells of 5.1 mm, one of which is 0.94 radiation lengths deep and 0.36 Moliere radii wide.
+Our approximations: a layer is a few planes, and a row of cells has one depth in each of them, that of its middle. What
+flies out of the front is lost. Sizes are in mm, and ours: cubic cells of 5.1 mm, one of which is one radiation length
+deep and 0.36 Moliere radii wide.
 
 Knows nothing of priors or traces.
 """
@@ -37,14 +37,17 @@ __all__ = ["ShowerBox", "ShowerMapper", "SpotMap"]
 
 FloatArray = NDArray[np.float64]
 
-LOG_PRECISIONS = np.arange(math.log(1e-3), math.log(3e5), 0.7)
-"""Grid of precisions, per squared Moliere radius; the sum over it equals the integral to 1e-5."""
+LOG_PRECISIONS = np.arange(math.log(1e-3), math.log(1e4), 0.8)
+"""Grid of precisions, per squared Moliere radius; the sum over it equals the integral to 5e-5 for radii above 0.04."""
 LEAST_DEPTH = 0.05
 """Depth along the axis, in radiation lengths, that stands for smaller and negative ones: no cell is impossible."""
 _REACH = 6.0
 _STEP = 1e-3
 _PLANES, _TILTED_PLANES = 4, 2
 """Planes of a layer at which profiles are evaluated."""
+_GRID_POINTS, _EARLY = 64, 0.3
+"""Depths between which radial profiles are interpolated, and the depth below which these lie evenly; over that of the
+maximum."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +66,7 @@ class ShowerBox:
     """Size of a cell along x and y, in mm."""
     layer_depth: float = 5.1
     """Size of a cell along the depth, in mm."""
-    radiation_length: float = 5.4
+    radiation_length: float = 5.1
     """Effective radiation length in mm: that of tungsten is 3.5, the rest is thin."""
     moliere_radius: float = 14.0
     """Effective Moliere radius in mm."""
@@ -137,20 +140,20 @@ class ShowerMapper:
         shape
             Profile of its energy along the axis.
         angle
-            Between the direction and the front face in degrees, between 0 and 180. The shower leans to large y below 90,
-            to small y above.
+            Between the direction and the front face in degrees, between 0 and 180. Below 90 the shower leans to large
+            y, above to small y.
         """
-        spots, number = spot_shape(shape, self.medium), num_spots(energy)
+        spots, number = spot_shape(shape, self.medium), num_spots(energy, self.medium)
         rows, density, depths = (
             self._upright(energy, shape, spots)
             if angle == 90.0
             else self._tilted(energy, shape, spots, math.radians(angle))
         )
-        num_x, num_y, num_layers = self.box.shape
-        rate = (rows.reshape(-1, len(self._precisions)) * number) @ self._across_x
+        # layer by layer: products this small never go to several threads, and so are the same everywhere
+        rate = (rows * number) @ self._across_x
         energies = depth_density(depths, shape).sum(axis=1)
         scale = energy / number * energies / density.sum(axis=1)
-        return SpotMap(np.ascontiguousarray(rate.reshape(num_layers, num_y, num_x).transpose(2, 1, 0)), scale.T[None])
+        return SpotMap(np.ascontiguousarray(rate.transpose(2, 1, 0)), scale.T[None])
 
     def _upright(self, energy: float, shape: LongitudinalShape, spots: LongitudinalShape) -> "_Rows":
         """Return the rows of a shower at normal incidence: each plane has one depth."""
@@ -168,28 +171,39 @@ class ShowerMapper:
         length = self.box.radiation_length
         edges = self._edges_y - planes[:, :, None] * (cosine / sine)  # from where the axis crosses the plane
         middles = 0.5 * (edges[:, :, 1:] + edges[:, :, :-1])
-        axis = planes / (sine * length)
-        depths = np.maximum(axis[:, :, None] + middles * (cosine / length), LEAST_DEPTH)
+        depths = np.maximum(planes[:, :, None] / (sine * length) + middles * (cosine / length), LEAST_DEPTH)
         density = depth_density(depths, spots)
-        weights = self._weights(axis / shape.maximum, energy) * (thickness / (length * sine))
-        across = _shares((edges * sine)[:, :, :, None] * self._widths)
-        across *= weights[:, :, None, :]
-        across *= density[:, :, :, None]
-        return _Rows(across.sum(axis=1), density, depths)
+        weights = self._interpolated_weights(depths / shape.maximum, energy)
+        weights *= density[..., None] * (thickness / (length * sine))
+        weights *= _shares((edges * sine)[..., None] * self._widths)
+        return _Rows(weights.sum(axis=1), density, depths)
 
     def _planes(self, number: int) -> tuple[FloatArray, float]:
         """Return the depths in mm of the planes of every layer, shape (layers, number), and the thickness of each."""
         thickness = self.box.layer_depth / number
         num_layers = self.box.shape[2]
-        return ((np.arange(num_layers * number) + 0.5) * thickness).reshape(num_layers, number), thickness
+        planes = (np.arange(num_layers * number, dtype=np.float64) + 0.5) * thickness
+        return planes.reshape(num_layers, number), thickness
 
     def _weights(self, scaled_depths: FloatArray, energy: float) -> FloatArray:
-        """Return the share of each Gaussian in the radial profile at some depths; the last axis is that of Gaussians."""
+        """Return the share of each Gaussian, on the last axis, in the radial profile at some depths."""
         radial = radial_shape(scaled_depths, energy, self.medium)
         step = float(LOG_PRECISIONS[1] - LOG_PRECISIONS[0])
         core, tail = (self._precisions * (radius * radius)[..., None] for radius in (radial.core, radial.tail))
         share = radial.share[..., None]
         weights: FloatArray = step * (share * core * np.exp(-core) + (1.0 - share) * tail * np.exp(-tail))
+        return weights
+
+    def _interpolated_weights(self, scaled_depths: FloatArray, energy: float) -> FloatArray:
+        """Return the same for many depths, interpolated between a few."""
+        most = math.log1p(float(scaled_depths.max()) / _EARLY)
+        grid = np.linspace(0.0, most, _GRID_POINTS)
+        known = self._weights(_EARLY * np.expm1(grid), energy)
+        places = np.log1p(scaled_depths / _EARLY) * ((_GRID_POINTS - 1) / most)
+        below = np.minimum(places.astype(np.int64), _GRID_POINTS - 2)
+        weights = np.diff(known, axis=0)[below]
+        weights *= (places - below)[..., None]
+        weights += known[below]
         return weights
 
 
@@ -206,7 +220,7 @@ class _Rows(NamedTuple):
 
 def _edges(number: int, size: float) -> FloatArray:
     """Return the edges of a row of cells whose middle is at zero."""
-    return (np.arange(number + 1) - 0.5 * number) * size
+    return (np.arange(number + 1, dtype=np.float64) - 0.5 * number) * size
 
 
 def _normal_table() -> FloatArray:

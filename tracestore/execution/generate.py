@@ -154,8 +154,7 @@ def simulate_job(
 ) -> Job:
     """Describe the making of a store of prior traces; whoever makes the same chunks may continue it."""
     fields: dict[str, JSON] = {
-        "simulator": program.name,
-        "fingerprint": program.fingerprint,
+        **program.identity,
         "num_traces": num_traces,
         "seed": int(seed),
         "max_sites": max_sites,

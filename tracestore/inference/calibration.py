@@ -187,8 +187,7 @@ class _Plan:
         }
         fields: dict[str, JSON] = {
             "engine": self.engine if isinstance(self.engine, str) else _name_of(self.engine),
-            "simulator": self.program.name,
-            "fingerprint": self.program.fingerprint,
+            **self.program.identity,
             "network": None if self.network is None else self.network.job.hash,
             "num_trials": self.num_trials,
             "num_draws": self.num_draws,

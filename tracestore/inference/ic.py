@@ -205,8 +205,7 @@ def _infer(
         "infer",
         {
             "engine": "ic",
-            "simulator": program.name,
-            "fingerprint": program.fingerprint,
+            **program.identity,
             "observation": conditioning.digest,
             "network": network.job.hash,
             "num_draws": num_draws,

@@ -201,8 +201,7 @@ def _draw(
     require_one_place(workers, executor, isolation)
     fields: dict[str, JSON] = {
         "engine": engine,
-        "simulator": program.name,
-        "fingerprint": program.fingerprint,
+        **program.identity,
         "observation": None if conditioning is None else conditioning.digest,
         "num_draws": num_draws,
         "seed": int(seed),

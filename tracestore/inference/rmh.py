@@ -189,8 +189,7 @@ def _run_chains(
     moves = choose_moves(config, program, conditioning.probes, has_network=network is not None)
     fields: dict[str, JSON] = {
         "engine": engine,
-        "simulator": program.name,
-        "fingerprint": program.fingerprint,
+        **program.identity,
         "observation": conditioning.digest,
         "num_draws": num_draws,
         "chains": chains,

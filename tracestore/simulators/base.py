@@ -94,6 +94,12 @@ class Simulator:
         """Whether random numbers of existing code are rerouted, so that some may have been missed."""
         return bool(self.build) or getattr(self.function, "is_hijacked", False)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What jobs record of a simulator: its name, its fingerprint, and its build where there is one."""
+        known = {"simulator": self.name, "fingerprint": self.fingerprint}
+        return known | ({"build": self.build} if self.build else {})
+
     def restart(self) -> None:
         """Begin anew with whatever outlives a run: programs that are kept running are ended. Nothing here."""
 

@@ -245,7 +245,11 @@ def _open_destination(
     job = Job(
         "sort",
         {
-            **{name: origin[name] for name in ("simulator", "fingerprint", "collapse_rejection") if name in origin},
+            **{
+                name: origin[name]
+                for name in ("simulator", "fingerprint", "build", "collapse_rejection")
+                if name in origin
+            },
             "source": source.uuid,
             "snapshot": source.snapshot_id,
             "segment_bytes": plan.segment_bytes,

@@ -200,8 +200,7 @@ def _online_job(
     program: Simulator, config: TrainConfig, num_traces: int, max_sites: int, start: ProposalNetwork | None
 ) -> Job:
     source = {
-        "simulator": program.name,
-        "fingerprint": program.fingerprint,
+        **program.identity,
         "snapshot": "simulated while training",
         "num_traces": num_traces,
         "max_sites": max_sites,

@@ -213,11 +213,11 @@ def _describe_modules(modules: Mapping[str, nn.Module]) -> dict[str, object]:
 
 def _describe(store: TraceStore) -> dict[str, object]:
     source = store.job.fields if store.job is not None else {}
-    collapsed = {"collapse_rejection": True} if source.get("collapse_rejection") else {}
+    special = {name: source[name] for name in ("build", "collapse_rejection") if source.get(name)}
     return {
         "simulator": source.get("simulator"),
         "fingerprint": source.get("fingerprint"),
         "snapshot": store.snapshot_id,
         "num_traces": len(store),
-        **collapsed,
+        **special,
     }

@@ -5,6 +5,7 @@ import doctest
 import importlib.util
 import io
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,15 @@ NEEDED = {
     "to_dask": "tracestore.store.dask_arrays",
     "DaskExecutor": "tracestore.executors.dask",
     "MPIExecutor": "tracestore.executors.mpi",
+    "ts.PPXSimulator": "tracestore.ppx.sockets",
+    "InterposedProgram": "tracestore.ppx.sockets",
+    "simulators.pythia": "tracestore.simulators.pythia",
 }
 """What a page needs when it has a word."""
-PEERS = ("accelerate", "bayesflow", "lightning", "sbi")
+PEERS = ("accelerate", "bayesflow", "ciw", "gymnasium", "lightning", "sbi")
 """Packages that pages show tracestore with, and that nothing of it needs; blocks with a missing one are not run."""
+COMPILER = "cc"
+"""Pages with a program in C need it."""
 # the pages show sizes that make sense to a reader; a test needs only that the code runs
 SMALLER = {
     r"\bnum_traces=[\d_]+": "num_traces=400",
@@ -61,6 +67,8 @@ def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch, impor
     for mark, module in NEEDED.items():
         if mark in text:
             import_or_skip(module)
+    if f'["{COMPILER}", ' in text and shutil.which(COMPILER) is None:
+        pytest.skip("there is no C compiler")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
     for number, block in enumerate(python_blocks(page), 1):

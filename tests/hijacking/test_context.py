@@ -57,6 +57,22 @@ def test_a_decorated_function_is_the_root_of_its_addresses():
     assert program.__name__ == "program"
 
 
+def test_what_a_module_draws_while_it_is_imported_is_not_the_programs(tmp_path, monkeypatch):
+    (tmp_path / "draws_at_import.py").write_text("import random\nLUCK = random.random()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def program():
+        with hijack("numpy", "random"):
+            import draws_at_import
+
+            speed = RNG.normal()
+        return speed + draws_at_import.LUCK
+
+    first, second = run(program), run(program)
+    assert places(first) == places(second)
+    assert [site.family for site in first.sites] == ["Normal", ""]
+
+
 def test_sources_are_optional():
     @hijack
     def program():

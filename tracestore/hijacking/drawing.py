@@ -67,7 +67,7 @@ Present = Run | _Drawing | None
 _present: ContextVar[Present] = ContextVar("tracestore_hijacked_run", default=None)
 _runs: WeakKeyDictionary[Recorder, Run] = WeakKeyDictionary()
 _engine: dict[int, bool] = {}
-_places: dict[tuple[object, ...], str] = {}
+_places: dict[tuple[object, ...], str | None] = {}
 _kept: list[CodeType] = []  # keeps the ids in these valid; code objects themselves are slow to hash
 
 
@@ -120,8 +120,10 @@ def draw(prior: Distribution, method: str, depth: int = 1) -> Value:
     recorder = runtime._current
     frame = sys._getframe(depth)
     place = _place(frame.f_back or frame, method)
-    if recorder is None:  # the run has ended meanwhile: a thread of the program that outlives it
-        return prior.sample(runtime._plain_rng())
+    # a thread of the program may outlive the run; a module is imported in the first run only
+    if recorder is None or place is None:
+        with native():
+            return prior.sample(runtime._plain_rng())
     present = _present.get()
     run = present if isinstance(present, Run) else _run_of(recorder)
     token = _present.set(_DRAWING)
@@ -201,8 +203,8 @@ def _stack(frame: FrameType) -> str:
     return "".join(reversed(lines))
 
 
-def _place(frame: FrameType, method: str) -> str:
-    """Address of a draw: the chain of the program's calls, then the method."""
+def _place(frame: FrameType, method: str) -> str | None:
+    """Address of a draw: the chain of the program's calls, then the method; None while a module is imported."""
     key: list[object] = [method]
     outer: FrameType | None = frame
     while outer is not None:
@@ -211,21 +213,25 @@ def _place(frame: FrameType, method: str) -> str:
             break
         key += (code, outer.f_lasti)
         outer = outer.f_back
-    place = _places.get(tuple(key))
-    if place is None:
+    place = _places.get(tuple(key), "")
+    if place == "":
         place = _places[tuple(key)] = _describe(frame, outer, method)
     return place
 
 
-def _describe(frame: FrameType, end: FrameType | None, method: str) -> str:
-    """Text for a chain of frames up to where it ends."""
+def _describe(frame: FrameType, end: FrameType | None, method: str) -> str | None:
+    """Text for a chain of frames up to where it ends; None where a module is being imported on the way."""
     chain = []
+    is_import = False
     outer: FrameType | None = frame
     while outer is not None and outer is not end:
         _kept.append(outer.f_code)
+        is_import |= outer.f_globals.get("__name__") == "importlib._bootstrap"
         if not _is_left_out(outer):
             chain.append((outer.f_code, outer.f_lasti))
         outer = outer.f_back
+    if is_import:
+        return None
     return f"{describe_chain(chain)}/{method}" if chain else method
 
 

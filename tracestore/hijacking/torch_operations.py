@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tracestore._extras import extra
 from tracestore.errors import SimulatorProtocolError
 
@@ -217,9 +219,8 @@ def _from_parameters(name: str) -> Operation:
 
 
 def _common_shape(values: Iterable[object]) -> torch.Size:
-    shapes = [one.shape for one in values if isinstance(one, torch.Tensor)]
-    common: torch.Size = torch.broadcast_shapes(*shapes)
-    return common
+    # that of torch imports a computer algebra system at its first call
+    return torch.Size(np.broadcast_shapes(*(tuple(one.shape) for one in values if isinstance(one, torch.Tensor))))
 
 
 def _native_dropout(given: Given) -> Result:

@@ -137,3 +137,38 @@ class TestNetworks:
     def test_of_an_edited_simulator_fits_while_the_addresses_are_the_same(self) -> None:
         probes, bases = self.bases(gum, {"obs0": 8.0, "obs1": 9.0})
         require_same_simulator(self.network(geometric, bases | {"more"}), gum, probes)
+
+    @pytest.mark.parametrize(("trained", "run"), [("one", "two"), ("one", ""), ("", "two")])
+    def test_of_another_build_is_refused_whatever_it_knows(self, trained: str, run: str) -> None:
+        probes, bases = self.bases(gum, {"obs0": 8.0, "obs1": 9.0})
+        learned, present = (Simulator(gum.function, name="program", build=build) for build in (trained, run))
+        with pytest.raises(
+            InvalidInputError, match=r"another build of it, in which addresses are other places"
+        ) as caught:
+            require_same_simulator(self.network(learned, bases), present, probes)
+        assert learned.fingerprint in str(caught.value)
+        assert present.fingerprint in str(caught.value)
+
+    def test_of_the_same_build_fits(self) -> None:
+        probes, bases = self.bases(gum, {"obs0": 8.0, "obs1": 9.0})
+        first, second = (Simulator(gum.function, name="program", build="one") for _ in range(2))
+        require_same_simulator(self.network(first, bases), second, probes)
+
+
+def test_a_rerouted_simulator_must_repeat_a_run_after_a_restart() -> None:
+    restarts = iter(range(10))
+
+    class Restarted(Simulator):
+        number = 0.0
+
+        def restart(self) -> None:
+            self.number = 1.0 + next(restarts)
+
+    def drifting() -> None:
+        x = sample(Normal(program.number, 1.0), name="x")
+        observe(Normal(x, 1.0), name="y")
+
+    program = Restarted(drifting, build="one")
+    with pytest.raises(SimulatorProtocolError, match=r"the prior of the sample 'x' at .* had the parameters \[0"):
+        condition(program, {"y": 1.0}, seed=1)
+    condition(Restarted(drifting), {"y": 1.0}, seed=1)  # not rerouted: its restart is none of the engine's business

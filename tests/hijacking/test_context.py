@@ -57,6 +57,16 @@ def test_a_decorated_function_is_the_root_of_its_addresses():
     assert program.__name__ == "program"
 
 
+def test_a_function_with_a_block_is_rerouted():
+    def program():
+        with hijack("numpy"):
+            return RNG.normal()
+
+    assert Simulator(program).is_rerouted
+    assert Simulator(lambda: ts.hijack).is_rerouted
+    assert not Simulator(lambda: RNG.normal()).is_rerouted
+
+
 def test_what_a_module_draws_while_it_is_imported_is_not_the_programs(tmp_path, monkeypatch):
     (tmp_path / "draws_at_import.py").write_text("import random\nLUCK = random.random()\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -44,6 +44,11 @@ PRIORS = {
 }
 
 
+def drawn(batch, name):
+    """Values of a name, one a trace."""
+    return batch.named(name)[0]
+
+
 def program_of(make_prior):
     """One source for one trace and for many: it computes with numbers as with vectors."""
 
@@ -163,7 +168,7 @@ def test_the_number_of_traces_is_told_anywhere():
 
 
 def test_a_batched_program_is_called_outside_of_a_recording():
-    assert BatchedSimulator(gum)(5).shape == (5,)
+    assert np.shape(BatchedSimulator(gum)(5)) == (5,)  # type: ignore[call-overload]
 
 
 def test_values_changed_in_place_are_recorded_as_drawn():
@@ -173,8 +178,8 @@ def test_values_changed_in_place_are_recorded_as_drawn():
         return x
 
     batch = run_batch(BatchedSimulator(program), 5, np.random.default_rng(1))
-    assert (batch.named("x")[0] < 1.0).all()
-    assert np.array_equal(batch.named("result")[0], batch.named("x")[0] + 10.0)
+    assert (drawn(batch, "x") < 1.0).all()
+    assert np.array_equal(drawn(batch, "result"), drawn(batch, "x") + 10.0)
 
 
 def test_tensors_are_parameters_values_tags_and_results():
@@ -188,7 +193,7 @@ def test_tensors_are_parameters_values_tags_and_results():
 
     batch = run_batch(BatchedSimulator(program), 5, np.random.default_rng(1))
     for name in ("tag", "result"):
-        assert np.array_equal(batch.named(name)[0], batch.named("x")[0])
+        assert np.array_equal(drawn(batch, name), drawn(batch, "x"))
     assert run_trace(BatchedSimulator(program), PriorController(), np.random.default_rng(1)).status is TraceStatus.OK
 
 
@@ -274,7 +279,7 @@ def breaks_above(n):
 
 def test_traces_that_fail_do_not_take_the_others_along(caplog):
     batch = run_batch(BatchedSimulator(breaks_above), 40, np.random.default_rng(1), stream=100)
-    x = batch.named("x")[0]
+    x = drawn(batch, "x")
     assert sorted(batch.failures) == np.flatnonzero(x > 0.5).tolist()
     assert set(batch.failures.values()) == {"ValueError: x is too large"}
     assert (batch.status == np.where(x > 0.5, TraceStatus.FAILED, TraceStatus.OK)).all()
@@ -287,7 +292,7 @@ def test_traces_keep_their_draws_when_others_fail():
     batch = run_batch(BatchedSimulator(breaks_above), 40, np.random.default_rng(1))
     assert len(alone.failures) == 40
     for name in ("x", "y", "seen"):
-        assert np.array_equal(batch.named(name)[0], alone.named(name)[0])
+        assert np.array_equal(drawn(batch, name), drawn(alone, name))
 
 
 def test_a_length_cap_is_a_recorded_failure():
@@ -308,7 +313,7 @@ class Odd(ts.Normal):
 
 def test_a_score_that_is_no_number_fails_its_trace_only():
     batch = run_batch(BatchedSimulator(lambda: ts.sample(Odd(0.0, 1.0), name="x")), 20, np.random.default_rng(1))
-    x = batch.named("x")[0]
+    x = drawn(batch, "x")
     assert 0 < len(batch.failures) < 20
     assert sorted(batch.failures) == np.flatnonzero(x < 0.0).tolist()
     assert all("is NaN" in reason for reason in batch.failures.values())
@@ -330,8 +335,9 @@ def test_the_same_stream_gives_the_same_batch():
 def test_addresses_and_fingerprint_are_those_of_the_function():
     batch = run_batch(BatchedSimulator(gum), 2, np.random.default_rng(1))
     assert batch.layouts[0].sites[0].address == "gum:mu~Normal#1"
-    assert BatchedSimulator(gum).fingerprint == Simulator(gum).fingerprint
-    assert BatchedSimulator(gum).name == Simulator(gum).name
+    single = Simulator(gum)  # type: ignore[arg-type]  # only looked at
+    assert BatchedSimulator(gum).fingerprint == single.fingerprint
+    assert BatchedSimulator(gum).name == single.name
 
 
 def test_single_precision_observations_stay_so():

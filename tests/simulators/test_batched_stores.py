@@ -49,7 +49,7 @@ def counting(calls):
 
 @needs_engines
 def test_a_store_is_made_in_one_call_a_chunk(tmp_path):
-    calls = []
+    calls: list[int] = []
     store = ts.simulate(counting(calls), tmp_path / "s", num_traces=1000, chunk_size=400, seed=1)
     assert calls == [400, 400, 200]
     assert sorted(store.column("stream").tolist()) == list(range(1000))
@@ -57,7 +57,7 @@ def test_a_store_is_made_in_one_call_a_chunk(tmp_path):
 
 @needs_engines
 def test_chunks_are_as_large_as_the_simulator_likes(tmp_path):
-    calls = []
+    calls: list[int] = []
     ts.simulate(counting(calls), tmp_path / "s", num_traces=64 * 500, seed=1)
     assert set(calls) == {500}
     assert prior_draws.largest_chunk(gum) == BATCH_SIZE
@@ -106,7 +106,7 @@ def test_an_interrupted_job_goes_on_with_the_same_traces(tmp_path):
 def test_importance_sampling_finds_the_exact_posterior(tmp_path):
     posterior = importance(gum, OBSERVED, tmp_path / "post", num_draws=100_000, seed=1)
     assert posterior.mean("mu") == pytest.approx(7.25, abs=0.05)
-    assert posterior.stddev("mu") == pytest.approx(SD, abs=0.05)
+    assert math.sqrt(posterior.var("mu")) == pytest.approx(SD, abs=0.05)
     assert abs(posterior.log_evidence + 8.24) < 4 * posterior.log_evidence_se + 0.01
 
 
@@ -121,8 +121,8 @@ def test_failed_traces_have_no_weight(tmp_path):
 
     store = importance(BatchedSimulator(fragile), {"y": 0.0}, tmp_path / "post", num_draws=6400, seed=1).store
     values, indices = store.values("x")
-    weights = store.column("log_weight")[indices]
-    assert np.array_equal(np.isneginf(weights), values > 2.0)
+    weights = np.asarray(store.column("log_weight")[indices], np.float64)
+    assert np.array_equal(np.isneginf(weights), np.asarray(values, np.float64) > 2.0)
     assert set(store.failures().values()) == {"ValueError: too far"}
 
 

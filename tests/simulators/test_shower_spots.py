@@ -74,6 +74,15 @@ def test_a_copy_through_pickle_is_equal() -> None:
     assert pickle.loads(pickle.dumps(cells)) == cells
 
 
+def test_parameters_do_not_change_afterwards() -> None:
+    rate = np.ones(2)
+    cells = SpotEnergies(rate, 1.0)
+    rate[:] = 5.0
+    assert cells.mean.tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="read-only"):
+        cells.arguments()["rate"][0] = 5.0  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     ("rate", "scale", "named"),
     [

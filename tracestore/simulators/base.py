@@ -92,7 +92,7 @@ class Simulator:
     @property
     def is_rerouted(self) -> bool:
         """Whether random numbers of existing code are rerouted, so that some may have been missed."""
-        return bool(self.build) or getattr(self.function, "is_hijacked", False)
+        return bool(self.build) or _names_hijack(self.function)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -288,6 +288,13 @@ def execute(program: Simulator, recorder: Recorder, stream: int = 0) -> Trace:
 @mark_root
 def _call(function: Callable[[], object]) -> object:
     return function()
+
+
+def _names_hijack(function: Callable[[], object]) -> bool:
+    """Whether a function is decorated with `hijack`, or has a block of it, as far as its code tells."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    names = () if code is None else code.co_names + code.co_freevars
+    return "hijack" in names or getattr(function, "is_hijacked", False)
 
 
 def _qualified_name(function: object) -> str:

@@ -9,9 +9,10 @@ their precision ``s``, with weight ``R**2 exp(-s R**2)``. On a grid of precision
 sum of Gaussians is as good as the integral. A Gaussian is a product of a function of x and one of y, whose integrals
 over cells are differences of error functions. So a shower costs products of small matrices, however many spots it has.
 
-Our approximations: a layer is a few planes, and a row of cells has one depth in each of them, that of its middle. What
-flies out of the front is lost. Sizes are in mm, and ours: cubic cells of 5.1 mm, one of which is one radiation length
-deep and 0.36 Moliere radii wide.
+Our approximations: a layer is a few planes, and a row of cells has one depth in each of them, that of its middle.
+Against spots thrown one by one, cells of an upright shower agree within a percent and those of a tilted one within a
+tenth, but for the narrow core in its first two layers, which may come out one row aside. What flies out of the front is
+lost. Sizes are in mm, and ours: cubic cells of 5.1 mm, which is one radiation length and 0.36 Moliere radii.
 
 Knows nothing of priors or traces.
 """
@@ -43,8 +44,9 @@ LEAST_DEPTH = 0.05
 """Depth along the axis, in radiation lengths, that stands for smaller and negative ones: no cell is impossible."""
 _REACH = 6.0
 _STEP = 1e-3
-_PLANES, _TILTED_PLANES = 4, 2
-"""Planes of a layer at which profiles are evaluated."""
+_PAIRS, _TILTED_PAIRS = 2, 1
+"""Pairs of planes of a layer at which profiles are evaluated, those of Gauss and Legendre."""
+_IN_PAIR = np.array([0.5 - math.sqrt(1.0 / 12.0), 0.5 + math.sqrt(1.0 / 12.0)])
 _GRID_POINTS, _EARLY = 64, 0.3
 """Depths between which radial profiles are interpolated, and the depth below which these lie evenly; over that of the
 maximum."""
@@ -157,7 +159,7 @@ class ShowerMapper:
 
     def _upright(self, energy: float, shape: LongitudinalShape, spots: LongitudinalShape) -> "_Rows":
         """Return the rows of a shower at normal incidence: each plane has one depth."""
-        planes, thickness = self._planes(_PLANES)
+        planes, thickness = self._planes(_PAIRS)
         depths = planes / self.box.radiation_length
         density = depth_density(depths, spots)
         weights = self._weights(depths / shape.maximum, energy)
@@ -167,7 +169,7 @@ class ShowerMapper:
     def _tilted(self, energy: float, shape: LongitudinalShape, spots: LongitudinalShape, radians: float) -> "_Rows":
         """Return the rows of a tilted shower: in a plane, the depth along the axis varies with y."""
         sine, cosine = math.sin(radians), math.cos(radians)
-        planes, thickness = self._planes(_TILTED_PLANES)
+        planes, thickness = self._planes(_TILTED_PAIRS)
         length = self.box.radiation_length
         edges = self._edges_y - planes[:, :, None] * (cosine / sine)  # from where the axis crosses the plane
         middles = 0.5 * (edges[:, :, 1:] + edges[:, :, :-1])
@@ -178,12 +180,11 @@ class ShowerMapper:
         weights *= _shares((edges * sine)[..., None] * self._widths)
         return _Rows(weights.sum(axis=1), density, depths)
 
-    def _planes(self, number: int) -> tuple[FloatArray, float]:
-        """Return the depths in mm of the planes of every layer, shape (layers, number), and the thickness of each."""
-        thickness = self.box.layer_depth / number
-        num_layers = self.box.shape[2]
-        planes = (np.arange(num_layers * number, dtype=np.float64) + 0.5) * thickness
-        return planes.reshape(num_layers, number), thickness
+    def _planes(self, num_pairs: int) -> tuple[FloatArray, float]:
+        """Return the depths in mm of the planes of every layer, shape (layers, planes), and the thickness of each."""
+        num_layers, thickness = self.box.shape[2], self.box.layer_depth / num_pairs
+        planes = (np.arange(num_layers * num_pairs, dtype=np.float64)[:, None] + _IN_PAIR) * thickness
+        return planes.reshape(num_layers, 2 * num_pairs), 0.5 * thickness
 
     def _weights(self, scaled_depths: FloatArray, energy: float) -> FloatArray:
         """Return the share of each Gaussian, on the last axis, in the radial profile at some depths."""
@@ -224,8 +225,8 @@ def _edges(number: int, size: float) -> FloatArray:
 
 
 def _normal_table() -> FloatArray:
-    """Return the distribution function of a standard Normal on a fine grid from -`_REACH` to `_REACH`."""
-    grid = np.linspace(-_REACH, _REACH, round(2 * _REACH / _STEP) + 2)
+    """Return the distribution function of a standard Normal on a fine grid that begins at -`_REACH`."""
+    grid = np.arange(round(2 * _REACH / _STEP) + 2) * _STEP - _REACH
     return np.array([0.5 * math.erfc(-point / math.sqrt(2.0)) for point in grid])
 
 

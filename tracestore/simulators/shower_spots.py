@@ -58,7 +58,7 @@ class SpotEnergies(Distribution):
     support = (0.0, math.inf)
 
     def __init__(self, rate: ArrayLike, scale: ArrayLike) -> None:
-        rates, scales = np.asarray(rate, np.float64), np.asarray(scale, np.float64)
+        rates, scales = np.array(rate, np.float64), np.array(scale, np.float64)
         if not rates.ndim or not rates.size:
             message = f"`rate` of SpotEnergies must be an array with a cell or more; got shape {rates.shape}."
             raise InvalidInputError(message)
@@ -68,6 +68,8 @@ class SpotEnergies(Distribution):
         if not (scales.min() > 0.0 and scales.max() < math.inf):
             message = f"`scale` of SpotEnergies must be finite and positive; got {scales.min()} to {scales.max()}."
             raise InvalidInputError(message)
+        for array in (rates, scales):
+            array.setflags(write=False)
         self._rate = rates
         try:
             self._scale = np.broadcast_to(scales, rates.shape)

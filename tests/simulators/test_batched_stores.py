@@ -9,7 +9,7 @@ import tracestore as ts
 from tests.inference.providers import RuleProvider
 from tracestore.execution import prior_draws
 from tracestore.inference import RMHConfig, ic, importance, prior, rmh
-from tracestore.simulators.batched import BATCH_SIZE, BatchedSimulator
+from tracestore.simulators.batched import BATCH_SIZE, BatchedSimulator, batched_simulator
 from tracestore.store import verify
 from tracestore.traces.distributions import Normal
 
@@ -30,6 +30,11 @@ def program():
 
 
 gum = BatchedSimulator(program)
+
+
+@batched_simulator
+def importable(n):
+    return ts.sample(ts.Normal(np.zeros(n), 1.0), name="mu")
 
 
 def by_stream(store):
@@ -77,6 +82,14 @@ def test_traces_do_not_depend_on_the_number_of_workers(tmp_path):
         for workers in (1, 2)
     )
     assert by_stream(one) == by_stream(two)
+
+
+@needs_engines
+def test_traces_do_not_depend_on_the_place(tmp_path):
+    settings = {"num_traces": 1000, "chunk_size": 100, "seed": 1}
+    here = ts.simulate(importable, tmp_path / "here", **settings)  # type: ignore[arg-type]
+    there = ts.simulate(importable, tmp_path / "there", executor=ts.SerialExecutor(), **settings)  # type: ignore[arg-type]
+    assert by_stream(here) == by_stream(there)
 
 
 @needs_engines

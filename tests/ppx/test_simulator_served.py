@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tracestore.errors import SimulatorProtocolError
 from tracestore.ppx.simulator import PPXSimulator
 from tracestore.simulators import PriorController, resolve, run_trace
 from tracestore.simulators.replay_check import first_difference
@@ -48,3 +49,12 @@ def test_runs_are_conditioned() -> None:
     with PPXSimulator([sys.executable, str(SERVED), "gum"], timeout=20.0) as served:
         trace = run_trace(served, PriorController(), np.random.default_rng(1), observations=observed)
     assert trace.observations == observed
+
+
+def test_a_loop_whose_passes_cannot_be_told_apart_is_not_collapsed() -> None:
+    with PPXSimulator([sys.executable, str(SERVED), "marked:marked"], timeout=20.0) as served:
+        trace = run_trace(served, PriorController(), np.random.default_rng(1))
+        assert all(site.is_rejection for site in trace.sites if site.is_controlled)
+        with pytest.raises(SimulatorProtocolError, match="cannot be collapsed, since it does not tell its passes apart"):
+            run_trace(served, PriorController(), np.random.default_rng(1), collapse_rejection=True)
+        assert run_trace(served, PriorController(), np.random.default_rng(1)).status is TraceStatus.OK

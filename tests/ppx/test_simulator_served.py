@@ -55,6 +55,6 @@ def test_a_loop_whose_passes_cannot_be_told_apart_is_not_collapsed() -> None:
     with PPXSimulator([sys.executable, str(SERVED), "marked:marked"], timeout=20.0) as served:
         trace = run_trace(served, PriorController(), np.random.default_rng(1))
         assert all(site.is_rejection for site in trace.sites if site.is_controlled)
-        with pytest.raises(SimulatorProtocolError, match="cannot be collapsed, since it does not tell its passes apart"):
+        with pytest.raises(SimulatorProtocolError, match="cannot be collapsed, since it does not tell its passes"):
             run_trace(served, PriorController(), np.random.default_rng(1), collapse_rejection=True)
         assert run_trace(served, PriorController(), np.random.default_rng(1)).status is TraceStatus.OK

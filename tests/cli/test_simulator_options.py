@@ -62,3 +62,11 @@ def test_the_length_cap_is_kept(run):
     status, _, errors = run("simulate", "gum", "traces", "--num-traces", 20, "--max-sites", 2)
     assert status == 0
     assert "20 x the trace reached 2 sites" in errors
+
+
+def test_engines_keep_the_length_cap(run, tmp_path):
+    (tmp_path / "seen.json").write_text('{"obs0": 8.0, "obs1": 9.0}')
+    words = ("--engine", "is", "--observe", "seen.json", "--num-draws", 20, "--max-sites", 2)
+    status, _, errors = run("infer", "gum", "posterior", *words)
+    assert status == 1
+    assert "the first failure: the trace reached 2 sites" in errors

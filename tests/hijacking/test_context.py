@@ -1,6 +1,7 @@
 import importlib
 import os
 import pickle
+import random
 import threading
 import types
 
@@ -56,6 +57,16 @@ def test_a_decorated_function_is_the_root_of_its_addresses():
     ]
     assert Simulator(program).is_rerouted
     assert program.__name__ == "program"
+
+
+def test_frames_of_pythons_random_are_no_places():
+    @hijack("random")
+    def program():
+        wait = random.triangular(0.0, 1.0, 0.5)  # draws a uniform number inside
+        return 2.0 * wait
+
+    name = "test_frames_of_pythons_random_are_no_places.<locals>.program"
+    assert places(run(program)) == [f"{name}:wait/random~Uniform#1"]
 
 
 def test_a_function_with_a_block_is_rerouted():

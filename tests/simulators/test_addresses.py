@@ -9,7 +9,7 @@ import pytest
 
 import tracestore as ts
 from tracestore.simulators import PriorController, run_trace
-from tracestore.simulators.addresses import source_text
+from tracestore.simulators.addresses import call_labels, source_text
 
 PROGRAM = """
 import tracestore as ts
@@ -113,3 +113,10 @@ def test_code_without_source_still_has_distinct_places() -> None:
 def test_source_text_drops_layout_only() -> None:
     assert source_text("a = f( 1,\n   2)  # why\n") == source_text("a=f(1,2)")
     assert source_text("a = f(1, 3)") != source_text("a = f(1, 2)")
+
+
+def test_labels_count_bytes_as_the_parser_does(tmp_path):
+    path = tmp_path / "accents.py"
+    path.write_text('def f(g):\n    return ["\u00e9\u4e16", g(1), [g(2,\n        "\u00e9")]]\n', encoding="utf-8")
+    labels = call_labels(str(path), 3)
+    assert list(labels.values()) == ["g(1)", 'g(2,"\u00e9")']

@@ -70,3 +70,22 @@ def test_engines_keep_the_length_cap(run, tmp_path):
     status, _, errors = run("infer", "gum", "posterior", *words)
     assert status == 1
     assert "the first failure: the trace reached 2 sites" in errors
+
+
+def test_a_command_that_cannot_be_read_is_refused():
+    pytest.importorskip("zmq")
+    with pytest.raises(InvalidInputError, match="cannot be read: No closing quotation"):
+        load_simulator(read("ppx:./it's"))
+
+
+@pytest.mark.parametrize("word", ["gum", "tcp://127.0.0.1:5555"])
+def test_instances_of_what_is_not_started_are_refused(word):
+    with pytest.raises(InvalidInputError, match="`--instances` belongs to 'ppx:COMMAND'"):
+        load_simulator(read(word, "--instances", "4"))
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "-1"])
+def test_silence_must_be_positive(seconds, capsys):
+    with pytest.raises(SystemExit):
+        read("gum", "--silence", seconds)
+    assert "must be a positive number of seconds" in capsys.readouterr().err

@@ -217,7 +217,7 @@ def test_functions_that_do_not_run_when_called_are_refused():
         return RNG.normal()
 
     for function in (steps, later):
-        with pytest.raises(InvalidInputError, match="cannot decorate a generator or coroutine function"):
+        with pytest.raises(InvalidInputError, match="cannot decorate what yields or awaits"):
             hijack("numpy")(function)
 
 
@@ -388,3 +388,73 @@ def test_native_draws_are_not_recorded():
 def test_recording_is_over_after_the_run():
     run(walk)
     assert not drawing.recording()
+
+
+async def _awaits():
+    yield RNG.normal()
+
+
+class _Yielding:
+    def __call__(self):
+        yield RNG.normal()
+
+
+@pytest.mark.parametrize("late", [_awaits, _Yielding()], ids=["async generator", "object"])
+def test_other_things_that_yield_are_refused(late):
+    with pytest.raises(InvalidInputError, match="cannot decorate what yields or awaits"):
+        hijack(late)
+
+
+def test_a_function_that_returns_a_generator_is_refused_when_it_runs():
+    program = hijack(lambda: (RNG.normal() for _ in range(1)))
+    with pytest.raises(InvalidInputError, match="cannot decorate what yields or awaits"):
+        run(program)
+
+
+@pytest.mark.parametrize("what", [Simulator, 5], ids=["class", "number"])
+def test_what_is_no_function_is_refused(what):
+    with pytest.raises(InvalidInputError, match="decorates a function"):
+        hijack("numpy")(what)
+
+
+def test_names_in_a_list_are_refused():
+    with pytest.raises(InvalidInputError, match=r"must be among numpy, random, torch; got \['numpy'\]"):
+        hijack(["numpy"])  # type: ignore[call-overload]
+
+
+def test_a_block_that_was_not_entered_cannot_end():
+    with pytest.raises(InvalidInputError, match="ends where it was not entered"):
+        hijack().__exit__(None, None, None)
+
+
+def blocked(number, *sources):
+    with hijack(*sources):
+        for _ in range(number):
+            yield random.random()
+
+
+def test_blocks_of_generators_end_in_any_order():
+    def program():
+        first, second = blocked(1, "random"), blocked(3, "numpy")
+        total = next(first) + next(second)  # `random` is recorded by the first block alone
+        total += sum(first)
+        total += RNG.normal()  # the second is still open
+        return total + sum(second)
+
+    families = [site.family for site in run(hijack(leaks="ignore")(program)).sites]
+    assert families == ["Uniform", "Uniform", "Normal", "Uniform", "Uniform", ""]
+    alone = [site.family for site in run(program).sites]
+    assert alone == ["Uniform", "Uniform", "Normal", ""]
+
+
+def test_a_block_that_outlives_its_run_does_not_record_the_next():
+    kept = []
+
+    def program():
+        kept.append(blocked(5))
+        return next(kept[0])
+
+    assert [site.family for site in run(program).sites] == ["Uniform", ""]
+    assert [site.family for site in run(lambda: RNG.normal()).sites] == [""]
+    kept[0].close()
+    assert is_native()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from scipy.stats import sampling
 
+import tracestore as ts
 from tracestore.errors import SimulatorProtocolError, TracestoreWarning
 from tracestore.hijacking import hijack
 from tracestore.hijacking.leaks import FIRST_RUNS, RARELY
@@ -204,7 +205,7 @@ def test_leaks_of_the_first_runs_and_rarely_later_are_looked_for(monkeypatch):
     looked = []
     found: list[float] = []
 
-    def watch(self):
+    def watch(self, *, is_first):
         looked.append(len(found))
         return list
 
@@ -321,3 +322,40 @@ def test_leaks_in_threads_are_noticed():
 
     with pytest.raises(SimulatorProtocolError, match=r"in unbound \("):
         run(program)
+
+
+class Walker:
+    """Keeps a method for speed."""
+
+    def __init__(self):
+        self.draw = np.random.default_rng(1).normal
+
+
+def test_a_method_bound_anew_outside_of_the_block_is_a_leak():
+    def program():
+        walker = Walker()
+        with hijack("numpy"):
+            x = walker.draw(0.0, 1.0)
+        ts.tag(x, name="x")
+
+    simulator = Simulator(program)
+    run_trace(simulator, PriorController(), np.random.default_rng(1))  # found, and recorded
+    with pytest.raises(SimulatorProtocolError, match=r"bits of PCG64 .* in .*program \(.*test_numpy_leaks"):
+        run_trace(simulator, PriorController(), np.random.default_rng(1))
+
+
+def test_a_helper_with_a_block_is_watched_for_each_simulator():
+    kept = np.random.Generator.normal
+
+    def model(draw):
+        def program():
+            with hijack("numpy"):
+                return draw()
+
+        return Simulator(program)
+
+    clean, leaky = model(lambda: np.random.default_rng(1).normal()), model(lambda: kept(np.random.default_rng(1)))
+    for _ in range(FIRST_RUNS + 2):
+        run_trace(clean, PriorController(), np.random.default_rng(1))
+    with pytest.raises(SimulatorProtocolError, match="that compiled code draws"):
+        run_trace(leaky, PriorController(), np.random.default_rng(1))

@@ -154,7 +154,10 @@ class Holder:
 
 
 def test_a_kept_method_written_in_c_is_reported_with_its_place():
-    with pytest.raises(SimulatorProtocolError, match=r"Python's `random`, kept in .*Holder\.kept \(random\)"):
+    with pytest.raises(
+        SimulatorProtocolError,
+        match=r"Python's `random` that was kept from before the block, kept in .*Holder\.kept \(random\)",
+    ):
         record(Holder.kept)
 
 

@@ -409,3 +409,41 @@ def test_a_script_is_run_by_its_interpreter(tmp_path):
     )
     assert program.binaries.program.name != "script"
     program.close()
+
+
+def test_what_a_program_is_given_is_in_its_fingerprint(interpose, tmp_path):
+    card = tmp_path / "run.card"
+
+    def fingerprint(text="1", words=(), **settings):
+        card.write_text(text)
+        return interpose("gum", *words, name="n", **settings).fingerprint
+
+    found = [
+        fingerprint(),
+        fingerprint(words=["5"]),
+        fingerprint(environment={"SHIFT": "7"}),
+        fingerprint("1", files=[card]),
+        fingerprint("2", files=[card]),
+        fingerprint("1", words=[str(card)]),
+        fingerprint("2", words=[str(card)]),
+    ]
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hooks": DRAND48}, "`hooks` must be a list of `Hook`"),
+        ({"hooks": [("drand48", "uniform_double")]}, "`hooks` must be a list of `Hook`"),
+        ({"timeout": "3"}, "`timeout` must be a number of seconds; got '3'"),
+        ({"instances": 1.5}, "`instances` must be a whole number; got 1.5"),
+    ],
+)
+def test_wrong_kinds_of_arguments_are_refused(interpose, settings, words):
+    with pytest.raises(InvalidInputError, match=words):
+        interpose("gum", **settings)
+
+
+def test_a_command_in_one_string_is_refused():
+    with pytest.raises(InvalidInputError, match="`command` must be a list of words"):
+        InterposedProgram("./program 5", hooks=[DRAND48])

@@ -214,7 +214,9 @@ def test_one_that_dies_is_noticed_among_others_without_descriptors(monkeypatch: 
 # ---------------------------------------------------------------------------------------------------------- sockets
 
 
-@pytest.mark.parametrize("endpoint", ["", "tcp://", "tcp://*:5", "http://a", "ipc://" + "x" * 200, "a\0b"])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:65536", "", "tcp://", "tcp://*:5", "http://a", "ipc://" + "x" * 200, "a\0b"]
+)
 def test_malformed_endpoints_are_refused(endpoint: str) -> None:
     with pytest.raises(InvalidInputError, match="Cannot connect to the endpoint"):
         connect_req(endpoint)

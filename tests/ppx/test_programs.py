@@ -250,7 +250,7 @@ def test_names_of_this_machine_are_one_endpoint(endpoint: str) -> None:
 
 def test_a_lock_file_that_cannot_be_opened(endpoint: str) -> None:
     lease = Lease(endpoint)
-    [path] = Path(tempfile.gettempdir()).glob("*.lock")
+    [path] = Path(tempfile.gettempdir()).glob("tracestore-*/*.lock")
     lease.close()
     path.unlink()
     path.symlink_to("elsewhere")

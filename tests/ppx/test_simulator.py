@@ -443,3 +443,32 @@ def test_nothing_is_left_behind(make: Make) -> None:
     assert list(Path(tempfile.gettempdir()).iterdir()) == []
     program.close()
     assert not is_alive(pid)
+
+
+# ------------------------------------------------------------------------------------- what a program is given
+
+
+def test_arguments_variables_and_files_are_in_the_fingerprint(tmp_path: Path) -> None:
+    for folder, text in (("a", "1"), ("b", "2"), ("c", "1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "beam.cfg").write_text(text)
+
+    def fingerprint(*words: str, **variables: str) -> str:
+        return PPXSimulator(["true", *words], name="n", folder=tmp_path, environment=variables).fingerprint
+
+    found = {
+        "nothing": fingerprint(),
+        "a number": fingerprint("--ratio", "1/2"),
+        "another": fingerprint("--ratio", "3/2"),
+        "a variable": fingerprint(SHIFT="7"),
+        "a file": fingerprint("--card=a/beam.cfg"),
+        "another file": fingerprint("--card=b/beam.cfg"),
+        "a folder": fingerprint(f"{tmp_path}/a"),
+        "another folder": fingerprint(f"{tmp_path}/b"),
+    }
+    assert len(set(found.values())) == len(found)
+    assert fingerprint("--card=c/beam.cfg") == found["a file"]  # the same contents elsewhere
+
+
+def test_the_label_says_what_is_run() -> None:
+    assert PPXSimulator(["/bin/cat", "/dev/null", "a b"]).settings.label == "cat /dev/null 'a b'"

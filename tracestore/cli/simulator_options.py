@@ -1,6 +1,7 @@
 """The word for a simulator on the command line, and the options of programs that speak PPX."""
 
 import argparse
+import math
 import shlex
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,9 @@ def add_simulator_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("simulator", metavar="SIMULATOR", help=text)
     text = "programs to start of ppx:COMMAND, for each worker (default 1)"
-    parser.add_argument("--instances", metavar="N", type=parse_positive, default=1, help=text)
+    parser.add_argument("--instances", metavar="N", type=parse_positive, help=text)
     text = "seconds of silence after which a PPX program counts as hung (default 30)"
-    parser.add_argument("--silence", metavar="SECONDS", type=float, default=30.0, help=text)
+    parser.add_argument("--silence", metavar="SECONDS", type=_parse_seconds, default=30.0, help=text)
 
 
 def add_length_cap(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +81,14 @@ def load_simulator(args: argparse.Namespace) -> "Simulator":
     SimulatorNotFoundError
         When there is none of this name.
     InvalidInputError
-        When ``ppx:`` is followed by no command.
+        When ``ppx:`` is followed by no command, or an option belongs to another kind of simulator.
     MissingExtraError
         When it needs a package that is not installed.
     """
     word: str = args.simulator
+    if args.instances is not None and not word.startswith(PROGRAM):
+        message = f"`--instances` belongs to 'ppx:COMMAND', which starts programs; got the simulator {word!r}."
+        raise InvalidInputError(message, found=word)
     if not word.startswith((PROGRAM, *TRANSPORTS)):
         from tracestore.simulators.catalog import resolve
 
@@ -93,7 +97,18 @@ def load_simulator(args: argparse.Namespace) -> "Simulator":
 
     if word.startswith(TRANSPORTS):
         return PPXSimulator(endpoints=[word], timeout=args.silence)
-    command = shlex.split(word.removeprefix(PROGRAM))
+    try:
+        command = shlex.split(word.removeprefix(PROGRAM))
+    except ValueError as error:
+        raise InvalidInputError(f"The command in {word!r} cannot be read: {error}.", found=word) from error
     if not command:
         raise InvalidInputError("`ppx:` needs a command, such as 'ppx:./program'; got none.", found=word)
-    return PPXSimulator(command, instances=args.instances, timeout=args.silence)
+    return PPXSimulator(command, instances=args.instances or 1, timeout=args.silence)
+
+
+def _parse_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 < seconds < math.inf:
+        message = f"must be a positive number of seconds; got {text}"
+        raise argparse.ArgumentTypeError(message)
+    return seconds

@@ -10,13 +10,13 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable
-from contextvars import ContextVar, Token
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any, Literal, Protocol, Self, TypeVar, cast, overload
 
 from tracestore.errors import InvalidInputError
-from tracestore.hijacking.drawing import Present, begin_run, end_run
+from tracestore.hijacking.drawing import begin_run, end_run
 from tracestore.hijacking.leaks import LeakWatch
 from tracestore.simulators import runtime
 from tracestore.simulators.addresses import mark_root
@@ -39,9 +39,9 @@ _TRAPS = {"entropy": "tracestore.hijacking.leaks:EntropyTraps"}
 class Source(Protocol):
     """A library of random numbers whose draws can be rerouted.
 
-    It may also have ``watch()``, called at the beginning of a run that is checked for leaks. It returns a function that
-    is called at the end of that run and returns a list of `Leak`: generators, say, that have moved although no draw
-    should have touched them.
+    It may also have ``watch(is_first=)``, called at the beginning of a run that is checked for leaks, and told whether
+    it is the first of its program. It returns a function that is called at the end of that run and returns a list of
+    `Leak`: generators, say, that have moved although no draw should have touched them.
     """
 
     def install(self) -> None:
@@ -106,7 +106,7 @@ class Hijack:
 
     def __init__(self, sources: tuple[str, ...], leaks: Leaks) -> None:
         for name in sources:
-            if name not in SOURCES:
+            if name not in tuple(SOURCES):  # what is no name may have no hash
                 message = f"`sources` of hijack must be among {', '.join(SOURCES)}; got {name!r}."
                 raise InvalidInputError(message)
         if leaks not in ("raise", "warn", "ignore"):
@@ -116,13 +116,15 @@ class Hijack:
         self.leaks = leaks
 
     def __enter__(self) -> Self:
-        entered = _Entered(self, sys._getframe(1).f_code)
-        _blocks.set((*_blocks.get(), entered))
+        _Entered(self, sys._getframe(1).f_code)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        *outer, entered = _blocks.get()
-        _blocks.set(tuple(outer))
+        # not always the last: a generator may keep its block open
+        entered = next((one for one in reversed(_blocks.get()) if one.block is self), None)
+        if entered is None:
+            message = "This block of `hijack` ends where it was not entered; enter and leave it in one place."
+            raise InvalidInputError(message)
         entered.leave(error)
 
     def __call__(self, function: Function) -> Function:
@@ -131,23 +133,25 @@ class Hijack:
         Raises
         ------
         InvalidInputError
-            When calling it would not run it: a generator or coroutine function, or a simulator, which is declared last.
+            When calling it would not run it: a generator or coroutine function, a class, or a simulator, which is
+            declared last.
         """
         if isinstance(function, Simulator):
             message = f"`hijack` must decorate the function, below `simulator`; got {function!r}."
             raise InvalidInputError(message)
-        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
-            message = (
-                f"`hijack` cannot decorate a generator or coroutine function; got {function!r}, so use a block in it."
-            )
+        if isinstance(function, type) or not callable(function):
+            message = f"`hijack` decorates a function; got {function!r}."
             raise InvalidInputError(message)
+        called = function if inspect.isroutine(function) else type(function).__call__
+        if any(yields(called) for yields in _LATE):
+            raise _too_late(function)
 
         @functools.wraps(function)
         def hijacked(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401  # those of the function
             entered = _Entered(self, getattr(function, "__code__", function))
             error: BaseException | None = None
             try:
-                return function(*args, **kwargs)
+                return _finished(function, function(*args, **kwargs))
             except BaseException as raised:
                 error = raised
                 raise
@@ -157,6 +161,23 @@ class Hijack:
         mark_root(hijacked)
         vars(hijacked)["is_hijacked"] = True
         return cast("Function", hijacked)
+
+
+_LATE = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
+
+def _finished(function: object, result: object) -> object:
+    """Return what a decorated function has returned, unless it has yet to run."""
+    if isinstance(result, Generator | Coroutine | AsyncGenerator):
+        raise runtime.fatal(_too_late(function))
+    return result
+
+
+def _too_late(function: object) -> InvalidInputError:
+    message = (
+        f"`hijack` cannot decorate what yields or awaits, which runs later; got {function!r}, so use a block in it."
+    )
+    return InvalidInputError(message)
 
 
 # of each greenlet and thread its own: runs in flight leave their blocks in another order than they entered them
@@ -171,24 +192,26 @@ class _Entered:
         if block.leaks != "ignore":
             names = (*names, "entropy")
         sources = _installed.install(names)
+        self.block = block
         self.names = names
         self.recorder = runtime.current_recorder()
-        self.token: Token[Present] | None = None
+        self.run = begin_run()
         self.watch: LeakWatch | None = None
-        begun = begin_run()
-        if begun is None:
-            return
-        run, self.token = begun
-        if block.leaks != "ignore":
-            self.watch = LeakWatch(run, program, sources, raises=block.leaks == "raise")
+        _blocks.set((*_blocks.get(), self))
+        if self.run is not None and block.leaks != "ignore":
+            # one helper may open the block of several simulators
+            whose = (program, getattr(self.recorder, "program", None))
+            self.watch = LeakWatch(self.run, whose, sources, raises=block.leaks == "raise")
 
     def leave(self, error: BaseException | None) -> None:
         """End the block, whatever ended it."""
         try:
             found = None if self.watch is None else self.watch.finish()
         finally:
-            if self.token is not None:
-                end_run(self.token)
+            left = tuple(one for one in _blocks.get() if one is not self)
+            if self.run is not None and len(left) < len(_blocks.get()):
+                end_run(next((one.run for one in reversed(left) if one.run is not None), None))
+            _blocks.set(left)
             _installed.remove(self.names)
         if found is None:
             return

@@ -12,10 +12,10 @@ Must not know which libraries are rerouted.
 import sys
 import threading
 import traceback
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from greenlet import getcurrent, greenlet
 
@@ -26,8 +26,17 @@ from tracestore.traces.distributions import Distribution
 
 __all__ = ["Leak", "Present", "Run", "begin_run", "draw", "end_run", "native", "note_leak", "recording"]
 
-LEFT_OUT = ("tracestore.hijacking.", "numpy.", "random.", "torch.", "concurrent.futures.", "threading.")
-"""Packages whose frames are no places of a program; those that start threads depend on the interpreter's version."""
+LEFT_OUT = (
+    "tracestore.hijacking.",
+    "numpy.",
+    "random.",
+    "torch.",
+    "concurrent.futures.",
+    "threading.",
+    "networkx.utils.decorators.",
+)
+"""Packages whose frames are no places of a program: they depend on the interpreter's version, or, as functions that
+networkx compiles, are numbered as they come."""
 MAX_LEAKS = 8
 """Leaks of one run that are kept."""
 
@@ -47,15 +56,22 @@ class Leak:
 class Run:
     """What is known of one run of a program whose random numbers are rerouted."""
 
-    __slots__ = ("__weakref__", "hubs", "leaks", "lock", "thread")
+    __slots__ = ("__weakref__", "hubs", "leaks", "lock", "recorder", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = ref(recorder)
         self.lock = threading.RLock()
         """Held while a draw is recorded: the recorder is not made for several threads."""
         self.thread = threading.get_ident()
         self.hubs = _ancestors(getcurrent())
         """Greenlets that schedule this one; what they draw is not the program's."""
         self.leaks: list[Leak] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended; a generator that outlives it may have left a block open."""
+        recorder = self.recorder()
+        return recorder is None or getattr(recorder, "is_over", False)
 
 
 class _Drawing:
@@ -87,7 +103,9 @@ def recording(depth: int = 1) -> bool:
     if runtime._current is None:
         return False
     present = _present.get()
-    if present is _DRAWING or (present is None and not _is_inside(runtime._current)):
+    if isinstance(present, _Drawing):
+        return False
+    if not _is_inside(runtime._current) if present is None else present.is_over:
         return False
     frame = sys._getframe(depth).f_back
     if frame is None:  # the method itself is what a greenlet runs
@@ -146,24 +164,19 @@ class native:  # reads as a statement
         _present.reset(self._token)
 
 
-def begin_run() -> "tuple[Run, Token[Present]] | None":
-    """Begin to record what the program draws that is called next; None outside of a run.
-
-    Returns
-    -------
-    tuple or None
-        The run and what `end_run` needs.
-    """
+def begin_run() -> Run | None:
+    """Begin to record what the program draws that is called next; None outside of a run."""
     recorder = runtime._current
     if recorder is None or _present.get() is _DRAWING:
         return None
     run = _run_of(recorder)
-    return run, _present.set(run)
+    _present.set(run)
+    return run
 
 
-def end_run(token: "Token[Present]") -> None:
-    """End what `begin_run` has begun; ``token`` is what it returned."""
-    _present.reset(token)
+def end_run(outer: Run | None) -> None:
+    """End what `begin_run` has begun; ``outer`` is the run of a block that is still open, if there is one."""
+    _present.set(outer)
 
 
 def note_leak(what: str, depth: int = 1) -> None:
@@ -263,7 +276,7 @@ def _is_inside(recorder: Recorder) -> bool:
 def _run_of(recorder: Recorder) -> Run:
     run = _runs.get(recorder)
     if run is None:
-        run = _runs[recorder] = Run()
+        run = _runs[recorder] = Run(recorder)
     return run
 
 

@@ -32,7 +32,7 @@ class LeakWatch:
     run
         The run.
     program
-        Its function or code, which is watched more closely at its first runs.
+        Stands for the block and the simulator, which are watched more closely at their first runs.
     sources
         What is rerouted; those that have a ``watch`` method are asked to watch.
     raises
@@ -45,7 +45,7 @@ class LeakWatch:
         count = _num_runs[program] = _num_runs.get(program, 0) + 1
         self._ends: list[Callable[[], list[Leak]]] = []
         if count <= FIRST_RUNS or count % RARELY == 0 or count.bit_count() == 1:
-            self._ends = [source.watch() for source in sources if hasattr(source, "watch")]
+            self._ends = [source.watch(is_first=count == 1) for source in sources if hasattr(source, "watch")]
 
     def finish(self) -> SimulatorProtocolError | None:
         """Stop looking, and return what is to be raised."""

@@ -62,13 +62,18 @@ class NumpySource:
         for attributes in self._attributes:
             attributes.restore()
 
-    def watch(self) -> Callable[[], list[Leak]]:
-        """Redirect bound methods that a program has kept, and look at every bit generator there is."""
+    def watch(self, *, is_first: bool) -> Callable[[], list[Leak]]:
+        """Look at every bit generator there is.
+
+        At the first run of a program the bound methods that it has kept are redirected, once and for all. Those that
+        it makes anew outside of the block are not, at later runs: what they draw is seen as a leak.
+        """
         generators = subclasses(np.random.Generator) | subclasses(np.random.RandomState)
         kinds = {MethodType} | generators | subclasses(np.random.BitGenerator)
         objects = [found for found in gc.get_objects() if type(found) in kinds]
-        self._bound.learn(objects)
-        self._bound.redirect()
+        if is_first:
+            self._bound.learn(objects)
+            self._bound.redirect()
         return NumpyWatch(objects, self._scratch).finish
 
     def _fixed_entropy(self, count: int) -> int:

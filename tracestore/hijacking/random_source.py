@@ -62,7 +62,7 @@ class RandomSource:
                 setattr(owner, name, kept)
         self._replaced.clear()
 
-    def watch(self) -> Callable[[], list[Leak]]:
+    def watch(self, *, is_first: bool) -> Callable[[], list[Leak]]:
         """Remember the state of every generator; what is returned tells which have moved."""
         USED_NATIVELY.clear()
         with native():
@@ -72,7 +72,10 @@ class RandomSource:
         def end() -> list[Leak]:
             with native():
                 moved = [one for one, state in states if NATIVE["getstate"](one) != state and one not in USED_NATIVELY]
-            return [Leak(f"a method of {_described(one)}{_kept_in(one)}") for one in moved]
+            return [
+                Leak(f"a method of {_described(one)} that was kept from before the block{_kept_in(one)}")
+                for one in moved
+            ]
 
         return end
 

@@ -60,7 +60,7 @@ class TorchSource:
         self._modes.pop().__exit__(None, None, None)
         self.is_installed = False
 
-    def watch(self) -> Callable[[], list[Leak]]:
+    def watch(self, *, is_first: bool) -> Callable[[], list[Leak]]:
         """Remember the state of every default generator; what is returned tells which have moved."""
         states = [(one, one.get_state()) for one in _generators()]
 

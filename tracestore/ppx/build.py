@@ -6,13 +6,14 @@ Must not know how programs are started, nor what they say.
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tracestore.errors import FormatError, InvalidInputError, SimulatorNotFoundError
 from tracestore.native.elf import ElfFile
 from tracestore.ppx.program import ProgramSettings
 
-__all__ = ["build_of", "find_program"]
+__all__ = ["build_of", "find_program", "inputs_of"]
 
 
 def build_of(settings: ProgramSettings) -> str:
@@ -44,6 +45,52 @@ def build_of(settings: ProgramSettings) -> str:
     return ";".join(f"{file.name}={_identity(file)}" for file in files)
 
 
+def inputs_of(words: Sequence[str], folder: Path, environment: Mapping[str, str], files: Iterable[Path] = ()) -> str:
+    """Return what a program is given, as text that tells calls apart: its arguments, variables and files.
+
+    Parameters
+    ----------
+    words
+        The arguments, without the program.
+    folder
+        Working directory, from which paths among them are seen.
+    environment
+        Variables beside those of this process.
+    files
+        Files and folders that it finds there.
+
+    Returns
+    -------
+    str
+        Files, also as the value of an argument such as ``--card=FILE``, appear with a digest of what is in them, and
+        without their folder; all else as it is.
+
+    Examples
+    --------
+    >>> inputs_of(["--seed", "1"], Path(), {"SHIFT": "7"})
+    "['--seed', '1'] {'SHIFT': '7'} []"
+    """
+    shown = [_with_digest(word, folder) for word in words]
+    return f"{shown} {dict(sorted(environment.items()))} {[f'{one.name}={_contents(one)}' for one in files]}"
+
+
+def _with_digest(word: str, folder: Path) -> str:
+    option, equals, value = word.partition("=")
+    for before, path in ((f"{option}{equals}", value), ("", word)):
+        if path and (_is_file(folder / path) or ("/" in path and _is_folder(folder / path))):
+            return f"{before}{Path(path).name}={_contents(folder / path)}"
+    return word
+
+
+def _contents(path: Path) -> str:
+    """Digest of a file, or of all files of a folder with their names."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(f"{file.relative_to(path)}:{_digest(file)};".encode())
+    return digest.hexdigest()
+
+
 def find_program(settings: ProgramSettings) -> Path:
     """Return the file that a command runs.
 
@@ -71,8 +118,19 @@ def _identity(file: Path) -> str:
     try:
         return ElfFile(file).build_id
     except (InvalidInputError, FormatError):
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+        return _digest(file)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # no path at all
+        return False
 
 
 def _is_file(path: Path) -> bool:

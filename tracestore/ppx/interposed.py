@@ -21,6 +21,7 @@ from tracestore.native.call_stack import Place
 from tracestore.native.hooks import Hook, interposer_source
 from tracestore.native.symbols import UNNAMED, describe
 from tracestore.ppx.binaries import check_symbols, find_binaries
+from tracestore.ppx.build import inputs_of
 from tracestore.ppx.direct import DirectLink
 from tracestore.ppx.messages import RunResult, Sample, SampleResult
 from tracestore.ppx.preloaded import Preloaded, PreloadedPlaces, ProgramOutput
@@ -114,6 +115,10 @@ class InterposedProgram(Simulator):
         compare: Callable[[ProgramOutput], object] | None = None,
         name: str | None = None,
     ) -> None:
+        if isinstance(command, str | Path):
+            message = f"`command` must be a list of words, such as ['./program', '5']; got {command!r}."
+            raise InvalidInputError(message, found=command)
+        _check_types(hooks=(hooks, list | tuple), instances=(instances, int), timeout=(timeout, int | float))
         words = [str(word) for word in command]
         _check(words, hooks, instances, timeout)
         self._arguments: dict[str, Any] = {
@@ -146,7 +151,14 @@ class InterposedProgram(Simulator):
             run,
             reentrant=True,
             name=name or " ".join(["interposed:" + Path(words[0]).name, *words[1:]]),
-            build=" ".join([self.binaries.build, *(f"{hook.symbol}={hook.kind}" for hook in hooks), *map(repr, loops)]),
+            build=" ".join(
+                [
+                    self.binaries.build,
+                    *(f"{hook.symbol}={hook.kind}" for hook in hooks),
+                    *map(repr, loops),
+                    inputs_of(words[1:], Path(), given, [Path(file) for file in self._arguments["files"]]),
+                ]
+            ),
             max_in_flight=instances,
         )
 
@@ -297,6 +309,14 @@ def _check(words: Sequence[str], hooks: Sequence[Hook], instances: int, timeout:
     if instances < 1 or not timeout > 0.0:
         message = f"`instances` and `timeout` must be positive; got {instances} and {timeout}."
         raise InvalidInputError(message)
+
+
+def _check_types(**given: tuple[object, Any]) -> None:
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind) or (name == "hooks" and not all(isinstance(one, Hook) for one in value)):
+            expected = {"hooks": "a list of `Hook`", "instances": "a whole number", "timeout": "a number of seconds"}
+            message = f"`{name}` must be {expected[name]}; got {value!r}."
+            raise InvalidInputError(message, argument=name)
 
 
 def _links(files: Iterable[str | Path]) -> dict[str, Path]:

@@ -40,9 +40,11 @@ class Lease:
 
     def __init__(self, endpoint: str) -> None:
         digest = hashlib.blake2b(connectable(endpoint).encode(), digest_size=12).hexdigest()
-        path = Path(tempfile.gettempdir()) / f"tracestore-ppx-{digest}.lock"
+        folder = Path(tempfile.gettempdir()) / f"tracestore-{os.getuid()}"
+        path = folder / f"ppx-{digest}.lock"
         self.is_held = False
         try:
+            folder.mkdir(mode=0o700, exist_ok=True)
             self._descriptor = _open(path)
         except OSError as error:
             message = f"The lock file {path} of the endpoint {endpoint!r} cannot be opened: {error}; remove it."

@@ -194,8 +194,8 @@ class Link(Waited):
         """
         if not wait_for(self) and not self.is_gone():
             text = (
-                f"{self.who} was silent for {self.timeout:g} seconds; give it more with `timeout`"
-                " if it computes for so long."
+                f"{self.who} was silent for {self.timeout:g} seconds: nobody is there, or it computes for longer;"
+                " then give it more with `timeout` (`--silence` on the command line)."
             )
             raise SimulatorTimeoutError(text, endpoint=self.endpoint, timeout=self.timeout)
         frame = poll_frame(self._socket)

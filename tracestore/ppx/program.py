@@ -5,6 +5,7 @@ give the run up, another one that was started here is killed and started anew, a
 the prior until its run ends. What was not started here is never killed. Must not know what a run is for.
 """
 
+import shlex
 import shutil
 import socket
 import tempfile
@@ -73,9 +74,12 @@ class ProgramSettings:
 
     @property
     def label(self) -> str:
-        """The command, or the endpoints, for people; without folders."""
-        words = [Path(word).name if "/" in word else word for word in self.command]
-        return " ".join(words) if words else ",".join(self.endpoints)
+        """The command, without the folders of files, or the endpoints; for people."""
+        if not self.command:
+            return ",".join(self.endpoints)
+        folder = self.folder or Path()
+        words = [Path(word).name if "/" in word and (folder / word).is_file() else word for word in self.command[1:]]
+        return shlex.join([Path(self.command[0]).name, *words])
 
 
 class Program(Protocol):

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from tracestore.errors import InvalidInputError, SimulatorError, SimulatorProtocolError
-from tracestore.ppx.build import build_of
+from tracestore.ppx.build import build_of, inputs_of
 from tracestore.ppx.conversation import Conversation
 from tracestore.ppx.program import ProgramSettings
 from tracestore.ppx.programs import Programs
@@ -170,8 +170,10 @@ class PPXSimulator(Simulator):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the build."""
-        return BUILD + hashlib.blake2b(self.build.encode(), digest_size=8).hexdigest()
+        """Digest of the build, and of what the command is given: arguments, variables, and files among them."""
+        settings = self.settings
+        given = inputs_of(settings.command[1:], settings.folder or Path(), settings.environment)
+        return BUILD + hashlib.blake2b(f"{self.build} {given}".encode(), digest_size=8).hexdigest()
 
     def restart(self) -> None:
         """End the programs that this process started; the next run starts them anew."""

@@ -34,6 +34,7 @@ __all__ = [
     "watched",
 ]
 
+MAX_PORT = 65_535
 LINGER_MILLISECONDS = 100
 """How long a closed socket goes on to deliver what was sent."""
 MAX_MESSAGE_BYTES = 256 * 2**20
@@ -211,10 +212,19 @@ def _context() -> "zmq.Context[Socket]":
     return context
 
 
+def _require_port(endpoint: str) -> None:
+    """Refuse a port that does not exist: ZeroMQ takes another one."""
+    port = endpoint.rpartition(":")[2]
+    if endpoint.startswith("tcp://") and port.isdecimal() and int(port) > MAX_PORT:
+        message = f"there is no port {port}"
+        raise ValueError(message)
+
+
 def _attach(socket: Socket, endpoint: str, verb: str) -> Socket:
     socket.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     try:
+        _require_port(endpoint)
         (socket.bind if verb == "bind" else socket.connect)(endpoint)
     except (zmq.ZMQError, TypeError, ValueError) as error:
         socket.close()

@@ -267,6 +267,7 @@ def execute(program: Simulator, recorder: Recorder, stream: int = 0) -> Trace:
     """Run a simulator under a recorder; see `run_trace`."""
     start = time.perf_counter()
     previous = activate(recorder)
+    recorder.program = program.function
     result, status, failure = None, TraceStatus.OK, ""
     try:
         result = _call(program.function)
@@ -278,6 +279,7 @@ def execute(program: Simulator, recorder: Recorder, stream: int = 0) -> Trace:
         status, failure = TraceStatus.FAILED, f"{type(error).__name__}: {error}"
     finally:
         activate(previous)
+        recorder.is_over = True
     if status is TraceStatus.OK and recorder.left_loop is not None:
         raise recorder.left_loop
     if recorder.fatal is not None:  # also when the simulator swallowed it

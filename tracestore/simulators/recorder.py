@@ -84,6 +84,9 @@ class Recorder:
         self.left_loop: Exception | None = None
         """What is wrong with how a loop was left, if the run ends well; an error that ends a run leaves loops, too."""
         self.fatal: Exception | None = None
+        self.program: object = None
+        """The function that runs, once it does."""
+        self.is_over = False
         self.sites: list[Site] = []
         self.values: list[Value | None] = []
         self.log_probs: list[float] = []

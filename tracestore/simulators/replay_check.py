@@ -43,6 +43,8 @@ def require_reproducible(program: Simulator, seed: int, *, max_sites: int = MAX_
     """
     if not program.is_rerouted:
         return
+    # what a program does once, such as to compile a function, belongs to no run
+    run_trace(program, PriorController(), np.random.default_rng([abs(seed), MAX_CHECKS]), max_sites=max_sites)
     for stream in range(MAX_CHECKS):
         trace = run_trace(program, PriorController(), np.random.default_rng([abs(seed), stream]), max_sites=max_sites)
         if trace.status is TraceStatus.OK:

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <type_traits>
 
+#include <tracestore/errors.hpp>
 #include <tracestore/serving.hpp>
 #include <tracestore/simulator.hpp>
 
@@ -36,6 +38,15 @@ void run_alone(Model& model, std::uint64_t num_runs, std::uint64_t number) {
   }
 }
 
+inline unsigned long long whole(const char* text) {
+  char* end = nullptr;
+  const unsigned long long number = std::strtoull(text, &end, 10);
+  if (end == text || *end != '\0' || *text == '-') {
+    throw InvalidInputError("RUNS and SEED must be whole numbers from 0; got '" + std::string(text) + "'.");
+  }
+  return number;
+}
+
 }  // namespace detail
 
 // `PROGRAM [ENDPOINT]` serves the model, by default at tcp://127.0.0.1:5555, and `PROGRAM --alone RUNS SEED` runs it
@@ -45,7 +56,7 @@ int program(int num_arguments, char** arguments, const std::string& name, Model&
   try {
     const std::string first = num_arguments > 1 ? arguments[1] : "";
     if (first == "--alone" && num_arguments == 4) {
-      detail::run_alone(model, std::stoull(arguments[2]), std::stoull(arguments[3]));
+      detail::run_alone(model, detail::whole(arguments[2]), detail::whole(arguments[3]));
     } else if (num_arguments <= 2 && first.rfind("--", 0) != 0) {
       ServeOptions options;
       options.name = name;

@@ -4,6 +4,7 @@ import pickle
 import random
 import threading
 import types
+from dataclasses import dataclass
 
 import greenlet
 import numpy as np
@@ -458,3 +459,18 @@ def test_a_block_that_outlives_its_run_does_not_record_the_next():
     assert [site.family for site in run(lambda: RNG.normal()).sites] == [""]
     kept[0].close()
     assert is_native()
+
+
+@dataclass
+class Unhashable:
+    scale: float
+
+    def __call__(self):
+        return self.scale * RNG.normal()
+
+
+def test_programs_without_a_hash_are_recorded():
+    program = Unhashable(2.0)
+    assert [site.family for site in run(hijack("numpy")(program)).sites] == ["Normal", ""]
+    with hijack("numpy"):
+        assert [site.family for site in run(program).sites] == ["Normal", ""]

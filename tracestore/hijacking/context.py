@@ -10,7 +10,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Hashable
 from contextvars import ContextVar
 from importlib import import_module
 from typing import Any, Literal, Protocol, Self, TypeVar, cast, overload
@@ -200,7 +200,10 @@ class _Entered:
         _blocks.set((*_blocks.get(), self))
         if self.run is not None and block.leaks != "ignore":
             # one helper may open the block of several simulators
-            whose = (program, getattr(self.recorder, "program", None))
+            whose = tuple(
+                one if isinstance(one, Hashable) else id(one)
+                for one in (program, getattr(self.recorder, "program", None))
+            )
             self.watch = LeakWatch(self.run, whose, sources, raises=block.leaks == "raise")
 
     def leave(self, error: BaseException | None) -> None:

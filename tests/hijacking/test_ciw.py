@@ -168,3 +168,16 @@ def test_the_example_agrees_with_plain_runs_of_ciw_weighted_by_hand():
         numbers = [float(cell) for cell in rows[question] if cell != "+-"]
         by_hand, error, sampled, other_error = numbers[:4]
         assert abs(by_hand - sampled) <= 4.0 * (error + other_error)
+
+
+def test_functions_that_networkx_compiles_are_no_places():
+    networkx = pytest.importorskip("networkx")  # comes with ciw
+
+    def program():
+        with hijack("random"):
+            return networkx.gnp_random_graph(4, 0.4, seed=7).number_of_edges()
+
+    trace = run_trace(Simulator(program), PriorController(), np.random.default_rng(1))
+    places = {site.address for site in trace.sites if site.family}
+    assert len(places) == 6
+    assert not any("argmap" in place for place in places)  # they are numbered as they come

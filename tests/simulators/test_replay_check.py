@@ -9,7 +9,7 @@ import pytest
 from tracestore.errors import SimulatorProtocolError
 from tracestore.inference import rmh
 from tracestore.simulators.base import PriorController, Simulator, run_trace, simulator
-from tracestore.simulators.replay_check import require_deterministic
+from tracestore.simulators.replay_check import require_deterministic, require_reproducible
 from tracestore.simulators.runtime import observe, sample, tag
 from tracestore.simulators.toys import branching, geometric, gum, gum_marsaglia, hmm
 from tracestore.traces.distributions import Bernoulli, Normal, Poisson
@@ -162,3 +162,16 @@ def test_chains_refuse_to_start(tmp_path: object) -> None:
 
 def check(simulated: Simulator, seed: int = 1) -> None:
     require_deterministic(simulated, run_trace(simulated, PriorController(), np.random.default_rng(seed)))
+
+
+def test_what_a_rerouted_program_does_once_is_no_difference() -> None:
+    done: list[int] = []
+
+    def compiled_at_first() -> None:
+        if not done:
+            sample(Normal(0.0, 1.0), name="once")
+        done.append(1)
+        sample(Normal(0.0, 2.0), name="x")
+
+    require_reproducible(Simulator(compiled_at_first, build="one"), seed=1)
+    assert len(done) == 3

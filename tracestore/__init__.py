@@ -36,6 +36,7 @@ __all__ = [
     "VonMises",
     "Weibull",
     "__version__",
+    "batched_simulator",
     "diagnostics",
     "errors",
     "events",
@@ -106,6 +107,7 @@ _TABLE: dict[str, str] = {
     "TraceStatus": "tracestore.traces.trace",
     "TraceStore": "tracestore.store.trace_store",
     "TracestoreError": "tracestore.errors",
+    "batched_simulator": "tracestore.simulators.batched",
     "hijack": "tracestore.hijacking.context",
     "import_pyprob": "tracestore.importers.pyprob_import",
     "observe": "tracestore.simulators.runtime",
@@ -183,6 +185,7 @@ if TYPE_CHECKING:
     from tracestore.ppx.simulator import PPXSimulator
     from tracestore.samplers.torch_loader import trace_loader
     from tracestore.simulators.base import simulator
+    from tracestore.simulators.batched import batched_simulator
     from tracestore.simulators.rejection import rejection
     from tracestore.simulators.runtime import observe, sample, tag
     from tracestore.sorting.execute import sort_store

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BUNDLED", "MAX_SITES", "add_length_cap", "add_simulator_options", "load_simulator"]
 
-BUNDLED = ("gum", "gum-marsaglia", "branching", "hmm", "geometric", "tau", "tau-stack", "pythia-tau", "pythia-ee")
+BUNDLED = ("gum", "gum-marsaglia", "branching", "hmm", "geometric", "tau", "tau-stack", "pythia-tau", "pythia-ee",
+    "shower", "shower-angle",
+)
 """Names of the bundled simulators, known without loading one."""
 MAX_SITES = 100_000
 """That of `tracestore.simulators`, known without loading it."""

@@ -8,7 +8,7 @@ from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
 from tracestore.execution.isolation import Isolation
 from tracestore.execution.making import make_traces, require_one_place
-from tracestore.execution.prior_draws import PriorDraws
+from tracestore.execution.prior_draws import PriorDraws, largest_chunk
 from tracestore.execution.tasks import ImportableSimulator
 from tracestore.execution.workers import plan_chunks
 from tracestore.executors import Executor
@@ -46,7 +46,8 @@ def simulate(
 
     The traces are a function of (simulator, seed, trace number) and do not depend on the number of workers, nor on
     where they run: a job that was begun in one way may be finished in another. A trace whose simulator raised, or that
-    reached the length cap, is recorded as failed with its reason.
+    reached the length cap, is recorded as failed with its reason. A batched simulator makes a chunk in one call: its
+    traces are a function of (simulator, seed, chunk), and of ``chunk_size`` with it.
 
     Parameters
     ----------
@@ -65,9 +66,9 @@ def simulate(
     max_sites
         Length cap of a trace, in sites.
     chunk_size
-        Traces that are done or not done as a whole; by default a sixty-fourth of the job, at most 256. With an
-        executor a task makes one to four chunks, more in jobs of over 4,096 chunks, and is lost when its worker dies:
-        give slow simulators small chunks.
+        Traces that are done or not done as a whole; by default a sixty-fourth of the job, at most 256, or the
+        ``batch_size`` of a batched simulator. With an executor a task makes one to four chunks, more in jobs of over
+        4,096 chunks, and is lost when its worker dies: give slow simulators small chunks.
     collapse_rejection
         Keep only the accepted pass of each loop over `rejection`, as training for ``ic(amortize_rejection=True)`` needs
         it. Such traces are no samples of the program's joint density: the probability of acceptance is missing.
@@ -114,7 +115,8 @@ def simulate(
     require_one_place(workers, executor, isolation)
     if executor is not None:
         ImportableSimulator.of(program)  # refuse what cannot be done before anything is written
-    chunks = plan_chunks(num_traces, chunk_size)
+    most = largest_chunk(program)
+    chunks = plan_chunks(num_traces, chunk_size, most=most)
     job = simulate_job(
         program,
         num_traces,
@@ -132,7 +134,7 @@ def simulate(
         _require_same_program(store, program)
         first = int(store.column("stream").max(initial=-1)) + 1
         first_index = max(store.completed_work(), default=-1) + 1
-        chunks = plan_chunks(num_traces, chunk_size, first=first, first_index=first_index)
+        chunks = plan_chunks(num_traces, chunk_size, first=first, first_index=first_index, most=most)
     else:
         store = TraceStore.open_or_create(path, job)
     identity = f"{job.hash} from chunk {chunks[0].index}, stream {chunks[0].first}"

@@ -1,4 +1,8 @@
-"""Traces whose draws come from the prior, chunk by chunk: a function of simulator, seed and stream."""
+"""Traces whose draws come from the prior, chunk by chunk: a function of simulator, seed and stream.
+
+A batched simulator makes a chunk in one call, with one random stream, that of the chunk's first trace: its traces are a
+function of simulator, seed and chunk, and do not depend on who makes the chunk, but on how the job is cut into chunks.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +13,25 @@ from numpy.typing import NDArray
 from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.streams import TraceStreams
 from tracestore.execution.waves import run_in_flight
-from tracestore.execution.workers import Chunk
+from tracestore.execution.workers import MAX_CHUNK, Chunk
 from tracestore.simulators.base import Simulator
+from tracestore.simulators.batched import BatchedSimulator, run_batch
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.trace import Trace
 
-__all__ = ["PriorDraws"]
+__all__ = ["PriorDraws", "largest_chunk"]
+
+
+def largest_chunk(program: Simulator) -> int:
+    """Return the most traces that a chunk of a simulator has, unless asked otherwise.
+
+    Examples
+    --------
+    >>> from tracestore.simulators.toys import gum
+    >>> largest_chunk(gum)
+    256
+    """
+    return program.batch_size if isinstance(program, BatchedSimulator) else MAX_CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +57,20 @@ class PriorDraws:
 
     def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
         """Make the traces of a chunk."""
+        if isinstance(program, BatchedSimulator):
+            return self.batch(program, chunk)
         return TraceBatch.from_traces(self.traces(program, chunk))
+
+    def batch(self, program: BatchedSimulator, chunk: Chunk) -> TraceBatch:
+        """Make the traces of a chunk in one call of a batched simulator."""
+        return run_batch(
+            program,
+            chunk.num_traces,
+            TraceStreams(self.seed, self.purpose).generator(chunk.first),
+            observations=self.observations,
+            max_sites=self.max_sites,
+            stream=chunk.first,
+        )
 
     def traces(self, program: Simulator, chunk: Chunk) -> list[Trace]:
         """Run the simulator for each stream of a chunk."""

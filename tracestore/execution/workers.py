@@ -16,7 +16,7 @@ from tracestore.execution.pieces import Piece, write_pieces
 from tracestore.store.trace_store import TraceStore
 from tracestore.traces.batch import TraceBatch
 
-__all__ = ["Chunk", "ChunkProgress", "plan_chunks", "run_chunk_stream", "run_chunks"]
+__all__ = ["MAX_CHUNK", "Chunk", "ChunkProgress", "plan_chunks", "run_chunk_stream", "run_chunks"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,14 @@ class Chunk:
     num_traces: int
 
 
-def plan_chunks(num_traces: int, chunk_size: int | None = None, *, first: int = 0, first_index: int = 0) -> list[Chunk]:
+def plan_chunks(
+    num_traces: int,
+    chunk_size: int | None = None,
+    *,
+    first: int = 0,
+    first_index: int = 0,
+    most: int = MAX_CHUNK,
+) -> list[Chunk]:
     """Cut a job's streams into chunks.
 
     Parameters
@@ -43,11 +50,13 @@ def plan_chunks(num_traces: int, chunk_size: int | None = None, *, first: int = 
     num_traces
         Traces of the whole job.
     chunk_size
-        Traces in a chunk; by default a sixty-fourth of the job, at most 256.
+        Traces in a chunk; by default a sixty-fourth of the job, at most ``most``.
     first
         First stream.
     first_index
         Number of the first chunk.
+    most
+        Most traces in a chunk where no size is given; 256 for a simulator that runs one trace at a time.
 
     Raises
     ------
@@ -63,7 +72,7 @@ def plan_chunks(num_traces: int, chunk_size: int | None = None, *, first: int = 
         if number < 1:
             message = f"`{name}` must be at least 1; got {number}."
             raise InvalidInputError(message, argument=name)
-    size = chunk_size or min(MAX_CHUNK, max(1, num_traces // 64))
+    size = chunk_size or min(most, max(1, num_traces // 64))
     starts = range(0, num_traces, size)
     return [
         Chunk(first_index + index, first + start, min(size, num_traces - start)) for index, start in enumerate(starts)

@@ -1,5 +1,6 @@
 """Inference engines: from a simulator and an observation to a store of weighted draws or of Markov chains."""
 
+from tracestore.inference.batched_rmh import batched_rmh
 from tracestore.inference.calibration import calibrate
 from tracestore.inference.calibration_result import Calibration, open_calibration
 from tracestore.inference.ic import ic, ic_many
@@ -14,6 +15,7 @@ __all__ = [
     "Posterior",
     "PosteriorSet",
     "RMHConfig",
+    "batched_rmh",
     "calibrate",
     "ic",
     "ic_many",

@@ -1,7 +1,7 @@
 """Independent draws from the prior: as they are, or weighted by the likelihood of an observation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from tracestore.events import Observer
 from tracestore.execution.isolation import Isolation
 from tracestore.execution.making import make_traces, require_one_place
-from tracestore.execution.prior_draws import PriorDraws
+from tracestore.execution.prior_draws import PriorDraws, largest_chunk
 from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.workers import Chunk, plan_chunks
 from tracestore.executors import Executor
@@ -18,6 +18,7 @@ from tracestore.inference.conditioning import Conditioning, condition, require_p
 from tracestore.inference.lanes import SEAL_SECONDS
 from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
+from tracestore.simulators.batched import BatchedSimulator
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
@@ -47,7 +48,8 @@ def importance(
     """Estimate the posterior by importance sampling from the prior.
 
     The draws are a function of (simulator, observation, seed, draw number) and do not depend on the number of workers.
-    A run that the simulator failed is recorded with its reason and has weight zero.
+    A batched simulator makes a chunk of draws in one call, and they are a function of the chunk. A run that the
+    simulator failed is recorded with its reason and has weight zero.
 
     Parameters
     ----------
@@ -159,6 +161,8 @@ class WeightedDraws:
 
     def make(self, program: Simulator, chunk: Chunk) -> TraceBatch:
         """Make the traces of a chunk."""
+        if isinstance(program, BatchedSimulator):
+            return self._weighted(self.prior.batch(program, chunk))
         return self.finish(self.prior.traces(program, chunk))
 
     def runner(self, program: Simulator) -> Runner:
@@ -181,6 +185,11 @@ class WeightedDraws:
             elif self.prior.observations is not None:
                 trace.log_weight = trace.log_likelihood
         return TraceBatch.from_traces(traces)
+
+    def _weighted(self, batch: TraceBatch) -> TraceBatch:
+        weight = batch.log_weight if self.prior.observations is None else batch.log_likelihood
+        log_weight = np.where(batch.status == TraceStatus.OK, weight, -np.inf)
+        return replace(batch, draw=batch.stream, log_weight=log_weight)
 
 
 def _draw(
@@ -214,7 +223,7 @@ def _draw(
         program,
         store,
         WeightedDraws(PriorDraws(int(seed), engine, max_sites, observations)),
-        plan_chunks(num_draws),
+        plan_chunks(num_draws, most=largest_chunk(program)),
         identity=job.hash,
         workers=workers,
         isolation=isolation,

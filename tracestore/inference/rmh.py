@@ -16,6 +16,7 @@ from tracestore.execution.making import require_one_place
 from tracestore.execution.provider import ProposalProvider
 from tracestore.execution.tasks import ImportableSimulator
 from tracestore.executors import Executor
+from tracestore.inference.batched_rmh import batched_rmh, steps_together
 from tracestore.inference.chain_plan import ChainProgress, plan_chains
 from tracestore.inference.chain_recipe import ChainRecipe
 from tracestore.inference.chain_tasks import run_chain_tasks
@@ -52,6 +53,9 @@ def rmh(
     observer: Observer | None = None,
 ) -> Posterior:
     """Sample the posterior with Markov chains on traces.
+
+    Sixteen and more chains of a batched simulator step together, see `batched_rmh`, unless there is a network, an
+    executor, or a move that it does not know.
 
     Parameters
     ----------
@@ -109,8 +113,14 @@ def rmh(
     ...     bool(abs(posterior.mean("mu") - 7.25) < 0.2)
     True
     """
+    config = config or RMHConfig()
+    if network is None and executor is None and steps_together(simulator, config, chains):
+        return batched_rmh(
+            simulator, observations, path,
+            num_draws=num_draws, chains=chains, seed=seed, config=config, max_sites=max_sites, observer=observer,
+        )  # fmt: skip
     return _run_chains(
-        "rmh", simulator, observations, path, network, config or RMHConfig(), observer,
+        "rmh", simulator, observations, path, network, config, observer,
         num_draws=num_draws, chains=chains, seed=seed, workers=workers, executor=executor, max_sites=max_sites,
     )  # fmt: skip
 

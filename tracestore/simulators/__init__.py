@@ -10,6 +10,8 @@ from tracestore.simulators.base import (
     run_trace,
     simulator,
 )
+from tracestore.simulators.batch_recorder import BatchController, BatchPrior, BatchRecorder, BatchReplay
+from tracestore.simulators.batched import BatchedSimulator, batched_simulator, num_traces, run_batch
 from tracestore.simulators.catalog import NAMES, resolve
 from tracestore.simulators.recorder import Controller, Recorder, StopTrace
 from tracestore.simulators.rejection import rejection
@@ -18,6 +20,11 @@ from tracestore.simulators.runtime import observe, sample, tag
 __all__ = [
     "MAX_SITES",
     "NAMES",
+    "BatchController",
+    "BatchPrior",
+    "BatchRecorder",
+    "BatchReplay",
+    "BatchedSimulator",
     "Controller",
     "PriorController",
     "Recorder",
@@ -25,10 +32,13 @@ __all__ = [
     "Simulator",
     "StopTrace",
     "as_simulator",
+    "batched_simulator",
     "execute",
+    "num_traces",
     "observe",
     "rejection",
     "resolve",
+    "run_batch",
     "run_trace",
     "sample",
     "simulator",

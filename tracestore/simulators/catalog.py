@@ -19,6 +19,8 @@ BUNDLED = {
     "tau-stack": "tracestore.simulators.tauola_stack:tau_stack",
     "pythia-tau": "tracestore.simulators.pythia:pythia_tau",
     "pythia-ee": "tracestore.simulators.pythia:pythia_ee",
+    "shower": "tracestore.simulators.shower:shower",
+    "shower-angle": "tracestore.simulators.shower:shower_angle",
 }
 """Bundled simulators and where they are."""
 

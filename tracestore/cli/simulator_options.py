@@ -13,8 +13,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BUNDLED", "MAX_SITES", "add_length_cap", "add_simulator_options", "load_simulator"]
 
-BUNDLED = ("gum", "gum-marsaglia", "branching", "hmm", "geometric", "tau", "tau-stack", "pythia-tau", "pythia-ee",
-    "shower", "shower-angle",
+BUNDLED = (
+    "gum",
+    "gum-marsaglia",
+    "branching",
+    "hmm",
+    "geometric",
+    "tau",
+    "tau-stack",
+    "pythia-tau",
+    "pythia-ee",
+    "shower",
+    "shower-angle",
 )
 """Names of the bundled simulators, known without loading one."""
 MAX_SITES = 100_000

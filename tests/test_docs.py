@@ -18,10 +18,12 @@ MODULES = sorted(
 )
 NEEDED = {
     "ts.networks": "tracestore.networks",
+    "ts.surrogates": "tracestore.surrogates",
     "ts.training": "tracestore.training",
     "write_training_page": "tracestore.training.training_page",
     "write_report": "tracestore.reports.report",
     "write_calibration_page": "tracestore.reports.calibration_page",
+    "compare_showers": "tracestore.reports.shower_page",
     "awkward": "tracestore.formats.awkward",
     "hdf5": "tracestore.formats.hdf5",
     'backend="zarr"': "tracestore.formats.zarr",
@@ -37,6 +39,8 @@ NEEDED = {
     "simulators.pythia": "tracestore.simulators.pythia",
 }
 """What a page needs when it has a word."""
+EXAMPLES_NEED = {"tracestore.inference.hmc": "tracestore.simulators.tensor_target"}
+"""What the examples of a light module need."""
 PEERS = ("accelerate", "bayesflow", "ciw", "gymnasium", "lightning", "sbi")
 """Packages that pages show tracestore with, and that nothing of it needs; blocks with a missing one are not run."""
 COMPILER = "cc"
@@ -67,7 +71,7 @@ def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch, impor
     for mark, module in NEEDED.items():
         if mark in text:
             import_or_skip(module)
-    if f'["{COMPILER}", ' in text and shutil.which(COMPILER) is None:
+    if (f'["{COMPILER}", ' in text or "load_kernel" in text) and shutil.which(COMPILER) is None:
         pytest.skip("there is no C compiler")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
@@ -93,6 +97,7 @@ def test_links_to_files_of_the_repository_exist(page):
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name, tmp_path, monkeypatch, import_or_skip):
     monkeypatch.chdir(tmp_path)
+    import_or_skip(EXAMPLES_NEED.get(name, name))
     module = import_or_skip(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert result.failed == 0

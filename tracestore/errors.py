@@ -4,6 +4,8 @@ The tree (builtin parents in brackets)::
 
     TracestoreError
       InvalidInputError (ValueError)        a caller's argument, configuration field or data
+        GeometryMismatchError               images of another shape than a surrogate makes
+        MissingLabelsError                  a store without what images are to be conditioned on
       MissingExtraError (ImportError)       an optional dependency is absent
       TraceError                            a trace breaks its own rules
         UnknownAddressError (LookupError)
@@ -14,6 +16,8 @@ The tree (builtin parents in brackets)::
         SimulatorProtocolError
         SimulatorTimeoutError (TimeoutError)
       CompilerError                         a small native library cannot be built
+      KernelError                           a native kernel is not what was declared, or fails
+        KernelVersionError                  it was built for another version of the interface
       StoreError
         StoreNotFoundError (FileNotFoundError)
         StoreExistsError (FileExistsError)  also: the output belongs to a different job
@@ -47,10 +51,14 @@ __all__ = [
     "DiagnosticError",
     "ExecutorError",
     "FormatError",
+    "GeometryMismatchError",
     "InferenceError",
     "InsufficientSpaceError",
     "InvalidInputError",
+    "KernelError",
+    "KernelVersionError",
     "MissingExtraError",
+    "MissingLabelsError",
     "NonFiniteLogProbError",
     "NonFiniteLossError",
     "NotEnoughMemoryError",
@@ -111,6 +119,14 @@ class InvalidInputError(TracestoreError, ValueError):
     """A caller's argument, configuration field or data is not acceptable."""
 
 
+class GeometryMismatchError(InvalidInputError):
+    """Images have another shape than those that a surrogate makes."""
+
+
+class MissingLabelsError(InvalidInputError):
+    """A store lacks the draws or tags that images are to be conditioned on."""
+
+
 class MissingExtraError(TracestoreError, ImportError):
     """An optional dependency is absent; the message names the extra to install."""
 
@@ -149,6 +165,14 @@ class SimulatorTimeoutError(SimulatorError, TimeoutError):
 
 class CompilerError(TracestoreError):
     """A small native library cannot be built: no compiler, or one that reports an error."""
+
+
+class KernelError(TracestoreError):
+    """A native kernel is not what was declared, or reports a failure."""
+
+
+class KernelVersionError(KernelError):
+    """A native kernel was built for another version of the interface."""
 
 
 class StoreError(TracestoreError):

@@ -107,8 +107,7 @@ class Progress:
         if self._line_is_open:  # the bar gives way to the summary
             self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
             self._line_is_open = False
-        total = self._started.total if self._started.phase == event.phase else self._last.total
-        parts = [f"{event.phase}: {total:,} {self._started.unit} in {_duration(event.seconds)}"]
+        parts = [f"{event.phase}: {self._last.total:,} {self._started.unit} in {_duration(event.seconds)}"]
         if self._last.nbytes:
             parts.append(_size(self._last.nbytes))
         if self._last.failed:

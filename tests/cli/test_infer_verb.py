@@ -143,4 +143,32 @@ def test_chains_take_their_warm_up_and_thinning_from_words(run, observation, tmp
         assert (config["warmup"], config["thinning"]) == (0, 3)
     status, _, errors = run("infer", "gum", "is", "--engine", "is", *words)
     assert status == 2
-    assert "--warmup and --thinning belong to the engines lmh and rmh" in errors
+    assert "--warmup and --thinning belong to the engines lmh, rmh, hmc, mala" in errors
+
+
+GRADIENT_PROGRAM = """
+import tracestore as ts
+
+@ts.batched_simulator(arrays="torch")
+def rising(n):
+    slope = ts.sample(ts.Normal(0.0, 2.0), name="slope")
+    ts.observe(ts.Normal(slope, 1.0), name="seen")
+"""
+
+
+@pytest.mark.parametrize("engine", ["hmc", "mala"])
+def test_engines_that_follow_gradients(run, engine: str, tmp_path: Any, import_or_skip) -> None:
+    import_or_skip("tracestore.simulators.tensor_target")
+    (tmp_path / "rising_program.py").write_text(GRADIENT_PROGRAM)
+    (tmp_path / "seen.json").write_text('{"seen": 1.0}')
+    words = ["--engine", engine, "--observe", "seen.json", "--num-draws", 80, "--chains", 8, "--warmup", 20]
+    status, output, errors = run("infer", "rising_program:rising", "out", *words)
+    assert status == 0, errors
+    assert "8 chains, acceptance" in output
+    assert len(open_posterior(tmp_path / "out").trajectories) == 8
+    status, _, errors = run("infer", "rising_program:rising", "other", *words, "--workers", 2)
+    assert status == 2
+    assert f"the chains of the engine {engine} step together in one process" in errors
+    status, _, errors = run("infer", "gum", "other", *words)
+    assert status == 1
+    assert f"The engine '{engine}' follows gradients" in errors

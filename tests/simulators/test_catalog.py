@@ -12,6 +12,8 @@ from tracestore.simulators import NAMES, resolve
 def test_bundled_names_resolve(name: str) -> None:
     if name == "tau":
         pytest.importorskip("alouette")
+    if name == "cross-section-torch":
+        pytest.importorskip("torch")
     assert resolve(name).__doc__
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import tracestore as ts
 from tests.networks.family_programs import TINY
 from tracestore.events import Event, Observer, PhaseAdvanced
+from tracestore.networks.network import ProposalNetwork
 from tracestore.samplers.world import World
 from tracestore.simulators import Simulator
 from tracestore.training import TrainConfig
@@ -53,7 +54,7 @@ def main(folder: str, arguments: str) -> None:
     asked = json.loads(arguments)
     finish, rank = TrainingLoop.finish, World.from_environment().rank
 
-    def finish_and_save(loop: TrainingLoop) -> None:
+    def finish_and_save(loop: TrainingLoop[ProposalNetwork]) -> None:
         """Keep the weights in the memory of this rank."""
         finish(loop)
         save_file(loop.trainer.network.state_dict(), Path(folder) / f"rank-{rank}.safetensors")

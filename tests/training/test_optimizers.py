@@ -8,7 +8,7 @@ from torch import nn
 from tracestore.errors import CheckpointMismatchError, InvalidInputError
 from tracestore.training.optimizers import Optimizer, OptimizerConfig
 
-KINDS = ("adam", "sgd", "adam_larc", "sgd_larc")
+KINDS = ("adam", "sgd", "adam_larc", "sgd_larc", "rmsprop")
 RATE = 0.01
 
 
@@ -57,9 +57,13 @@ def dense_network():
             {"kind": "sgd", "nesterov": False},
             lambda p, d: torch.optim.SGD(p, lr=RATE, momentum=0.9, weight_decay=d),
         ),
+        (
+            {"kind": "rmsprop", "beta2": 0.9},
+            lambda p, d: torch.optim.RMSprop(p, lr=RATE, alpha=0.9, weight_decay=d),
+        ),
         ({"kind": "sgd", "momentum": 0.0}, lambda p, d: torch.optim.SGD(p, lr=RATE, weight_decay=d)),
     ],
-    ids=["adam", "adam-betas", "nesterov", "momentum", "plain"],
+    ids=["adam", "adam-betas", "nesterov", "momentum", "rmsprop", "plain"],
 )
 def test_dense_parameters_move_as_with_torch(ours, theirs, weight_decay):
     network, other = dense_network(), dense_network()

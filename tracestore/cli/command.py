@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 
 from tracestore.cli import store_verbs, verbs
 from tracestore.cli.calibrate_verb import add_calibrate_options, run_calibrate
+from tracestore.cli.compare_verb import add_compare_options, run_compare
 from tracestore.cli.diagnose_verb import add_diagnose_options, run_diagnose
 from tracestore.cli.executor_options import add_executor_options
 from tracestore.cli.import_verb import add_import_options, run_import_pyprob
 from tracestore.cli.infer_verb import add_infer_options, add_refine_options, run_infer, run_refine
 from tracestore.cli.plan_verb import add_plan_options, run_plan
+from tracestore.cli.profile_verb import add_profile_options, run_profile
 from tracestore.cli.serve_verb import add_serve_options, run_serve
 from tracestore.cli.simulator_options import add_length_cap, add_simulator_options
 from tracestore.cli.sort_verb import run_sort
+from tracestore.cli.surrogate_verb import add_surrogate_options, run_surrogate
 from tracestore.cli.train_verb import add_online_options, add_train_options, run_train, run_train_online
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_size, parse_whole
 from tracestore.errors import TracestoreError
@@ -111,15 +114,22 @@ def make_parser() -> argparse.ArgumentParser:
     add_plan_options(add(run_plan, only_reads=True))
     add_import_options(add(run_import_pyprob))
 
-    add_train_options(add(run_train))
-    add_online_options(add(run_train_online))
+    _add_training_verbs(add)
 
     add_infer_options(add(run_infer))
     add_refine_options(add(run_refine))
     add_diagnose_options(add(run_diagnose, only_reads=True))
     add_calibrate_options(add(run_calibrate))
+    add_compare_options(add(run_compare, only_reads=True))
     add_serve_options(add(run_serve, only_reads=True))
+    add_profile_options(add(run_profile, only_reads=True))
 
+    _add_report(add)
+    _add_store_verbs(add)
+    return parser
+
+
+def _add_report(add: Callable[..., argparse.ArgumentParser]) -> None:
     report = add(verbs.run_report, only_reads=True)
     report.add_argument("posteriors", metavar="POSTERIOR", nargs="+", help="posteriors of the same observation")
     report.add_argument("--html", metavar="FILE", required=True, help="the file to write")
@@ -127,8 +137,11 @@ def make_parser() -> argparse.ArgumentParser:
     text = "a folder that `calibrate` wrote, to show beside the posteriors; may be repeated"
     report.add_argument("--calibration", metavar="DIR", action="append", help=text)
 
-    _add_store_verbs(add)
-    return parser
+
+def _add_training_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    add_train_options(add(run_train))
+    add_online_options(add(run_train_online))
+    add_surrogate_options(add(run_surrogate))
 
 
 def _add_store_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["add_infer_options", "add_refine_options", "run_infer", "run_refine"]
 
 OK = 0
-ENGINES = ("prior", "is", "ic", "lmh", "rmh")
-MARKOV_ENGINES = ("lmh", "rmh")
+ENGINES = ("prior", "is", "ic", "lmh", "rmh", "hmc", "mala")
+MARKOV_ENGINES = ("lmh", "rmh", "hmc", "mala")
+GRADIENT_ENGINES = ("hmc", "mala")
+MARKOV_WORDS = ", ".join(MARKOV_ENGINES)
 DEFAULT_CHAINS = 4
 
 
@@ -41,11 +43,11 @@ def add_infer_options(parser: argparse.ArgumentParser) -> None:
         "--num-draws", metavar="N", type=parse_positive, required=True, help="draws, all chains together"
     )
     parser.add_argument(
-        "--chains", metavar="C", type=parse_positive, help="Markov chains (engines lmh, rmh; default 4)"
+        "--chains", metavar="C", type=parse_positive, help=f"Markov chains (engines {MARKOV_WORDS}; default 4)"
     )
-    text = "steps of each chain before its first draw (engines lmh, rmh; default 1000)"
+    text = f"steps of each chain before its first draw (engines {MARKOV_WORDS}; default 1000, hmc 500)"
     parser.add_argument("--warmup", metavar="N", type=parse_whole, help=text)
-    text = "steps from one draw of a chain to the next (engines lmh, rmh; default 1)"
+    text = f"steps from one draw of a chain to the next (engines {MARKOV_WORDS}; default 1)"
     parser.add_argument("--thinning", metavar="N", type=parse_positive, help=text)
     text = "share of whole traces from the prior (engine ic; default 0.1)"
     parser.add_argument("--defensive", metavar="SHARE", type=float, help=text)
@@ -97,6 +99,8 @@ def run_infer(args: argparse.Namespace) -> int:
         "ic": inference.ic,
         "lmh": inference.lmh,
         "rmh": inference.rmh,
+        "hmc": inference.hmc,
+        "mala": inference.mala,
     }
     inputs: list[object] = [load_simulator(args)]
     if args.engine != "prior":
@@ -143,7 +147,9 @@ def _options(args: argparse.Namespace, executor: "Executor") -> dict[str, object
 
     options: dict[str, object] = {"num_draws": args.num_draws, "seed": args.seed, "max_sites": args.max_sites}
     # on this machine workers are forked from this process, which has the simulator already
-    if isinstance(executor, SerialExecutor | ProcessExecutor):
+    if args.engine in GRADIENT_ENGINES:
+        pass  # all chains step together, in this process
+    elif isinstance(executor, SerialExecutor | ProcessExecutor):
         options["workers"] = executor.workers if isinstance(executor, ProcessExecutor) else 1
     else:
         options["executor"] = executor
@@ -154,9 +160,10 @@ def _options(args: argparse.Namespace, executor: "Executor") -> dict[str, object
         if args.engine == "lmh":
             options |= steps
         else:
-            from tracestore.inference import RMHConfig
+            from tracestore.inference import HMCConfig, MALAConfig, RMHConfig
 
-            options["config"] = RMHConfig(**steps)
+            kinds = {"rmh": RMHConfig, "hmc": HMCConfig, "mala": MALAConfig}
+            options["config"] = kinds[args.engine](**steps)
     else:
         options |= {"simulator_processes": args.simulator_processes, "timeout": args.timeout}
     if args.network is not None:
@@ -179,9 +186,14 @@ def _check_infer_words(args: argparse.Namespace) -> None:
     if engine not in ("ic", "rmh") and args.network is not None:
         args.parser.error(f"--network belongs to the engines ic and rmh; the engine {engine} uses none")
     if engine not in MARKOV_ENGINES and args.chains is not None:
-        args.parser.error(f"--chains belongs to the engines lmh and rmh; the engine {engine} has none")
+        args.parser.error(f"--chains belongs to the engines {MARKOV_WORDS}; the engine {engine} has none")
     if engine not in MARKOV_ENGINES and (args.warmup is not None or args.thinning is not None):
-        args.parser.error(f"--warmup and --thinning belong to the engines lmh and rmh; got the engine {engine}")
+        args.parser.error(f"--warmup and --thinning belong to the engines {MARKOV_WORDS}; got the engine {engine}")
+    is_spread = args.workers not in (None, 1) or args.executor not in (None, "serial") or args.scheduler is not None
+    if engine in GRADIENT_ENGINES and is_spread:
+        args.parser.error(
+            f"the chains of the engine {engine} step together in one process; leave out --workers, --executor"
+        )
     if engine != "ic" and (args.defensive is not None or args.amortize_rejection):
         args.parser.error(f"--defensive and --amortize-rejection belong to the engine ic; got the engine {engine}")
     if engine in MARKOV_ENGINES and (args.simulator_processes or args.timeout is not None):

@@ -31,6 +31,8 @@ MAX_SITES = 100_000
 """That of `tracestore.simulators`, known without loading it."""
 PROGRAM = "ppx:"
 """Begins the word for a program that is to be started."""
+SURROGATE = "surrogate:"
+"""Begins the word for the folder of a surrogate that stands in for a simulator."""
 TRANSPORTS = ("tcp://", "ipc://")
 """Begin the word for a program that runs already."""
 
@@ -52,7 +54,7 @@ def add_simulator_options(parser: argparse.ArgumentParser) -> None:
     """
     text = (
         f"module:object, or {', '.join(BUNDLED)}, or 'ppx:COMMAND' to start a program that speaks PPX, or the endpoint"
-        " tcp://HOST:PORT or ipc://PATH of one that runs"
+        " tcp://HOST:PORT or ipc://PATH of one that runs, or 'surrogate:FOLDER' for images of a trained surrogate"
     )
     parser.add_argument("simulator", metavar="SIMULATOR", help=text)
     text = "programs to start of ppx:COMMAND, for each worker (default 1)"
@@ -94,6 +96,8 @@ def load_simulator(args: argparse.Namespace) -> "Simulator":
         When there is none of this name.
     InvalidInputError
         When ``ppx:`` is followed by no command, or an option belongs to another kind of simulator.
+    StoreNotFoundError, CheckpointMismatchError
+        When there is no surrogate in the folder behind ``surrogate:``, or a damaged one.
     MissingExtraError
         When it needs a package that is not installed.
     """
@@ -101,6 +105,10 @@ def load_simulator(args: argparse.Namespace) -> "Simulator":
     if args.instances is not None and not word.startswith(PROGRAM):
         message = f"`--instances` belongs to 'ppx:COMMAND', which starts programs; got the simulator {word!r}."
         raise InvalidInputError(message, found=word)
+    if word.startswith(SURROGATE):
+        from tracestore.surrogates.stand_in import surrogate_simulator
+
+        return surrogate_simulator(word.removeprefix(SURROGATE))
     if not word.startswith((PROGRAM, *TRANSPORTS)):
         from tracestore.simulators.catalog import resolve
 

@@ -6,24 +6,19 @@ complain about, it says itself, with its number.
 
 import argparse
 import json
-import logging
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from tracestore.cli.rank_voice import open_ranks, rank_world, require_no_problem, speak_with_one_voice
 from tracestore.cli.simulator_options import add_simulator_options, load_simulator
 from tracestore.cli.words import parse_positive, parse_whole
-from tracestore.errors import ExecutorError, InvalidInputError, TracestoreError, TrainingError, TrainingStoppedError
+from tracestore.errors import TracestoreError
 from tracestore.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tracestore.events import Observer
     from tracestore.networks.network import ProposalNetwork
-    from tracestore.samplers.world import World
     from tracestore.store.trace_store import TraceStore
-    from tracestore.training.communicator import Communicator
     from tracestore.training.config import TrainConfig
 
 __all__ = ["add_online_options", "add_train_options", "run_train", "run_train_online"]
@@ -102,42 +97,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train a proposal network on a store; under torchrun or mpiexec, on all ranks together."""
-    return _speak_with_one_voice(args, _train_together)
+    return speak_with_one_voice(args, _train_together)
 
 
 def run_train_online(args: argparse.Namespace) -> int:
     """Train a proposal network on traces that are simulated meanwhile; on all ranks that a launcher has started."""
-    return _speak_with_one_voice(args, _train_online)
-
-
-def _speak_with_one_voice(args: argparse.Namespace, work: "Callable[[argparse.Namespace], int]") -> int:
-    rank = _world(args).rank
-    if rank and not args.debug:
-        logging.getLogger("tracestore").setLevel(logging.ERROR)  # rank 0 warns for all
-    try:
-        return work(args)
-    except TrainingStoppedError as error:
-        if not rank:
-            print(f"Stopped after step {error.fields['step']:,}; the same command continues.", file=sys.stderr)
-        return TERMINATED
-    except KeyboardInterrupt:
-        if not rank:
-            raise
-        return INTERRUPTED
-    except (TracestoreError, OSError) as error:
-        if not rank or args.debug:
-            raise
-        # all ranks have the first two; of the third, the rank that is lost tells the cause
-        if not isinstance(error, TrainingError | InvalidInputError | ExecutorError):
-            print(f"tracestore {args.command}: error on rank {rank}: {error}", file=sys.stderr)
-        return PROBLEM
-
-
-def _world(args: argparse.Namespace) -> "World":
-    """Tell which rank this is before ranks talk."""
-    from tracestore.samplers.world import World
-
-    return World() if args.ranks_by == "none" else World.from_environment()
+    return speak_with_one_voice(args, _train_online)
 
 
 def _train_together(args: argparse.Namespace) -> int:
@@ -149,8 +114,8 @@ def _train_together(args: argparse.Namespace) -> int:
         from tracestore.training.training_page import write_training_page  # first of all: it may not be installed
     prepared, problem = _prepare_or_tell(args)
     with ExitStack() as stack:
-        communicator = stack.enter_context(_open(args, "cpu" if prepared is None else prepared[1].device))
-        _require_no_problem(communicator, problem)
+        communicator = stack.enter_context(open_ranks(args, "cpu" if prepared is None else prepared[1].device))
+        require_no_problem(communicator, problem)
         assert prepared is not None
         store, config = prepared
         observer = _observer(args, stack) if not communicator.rank else None
@@ -169,7 +134,7 @@ def _train_online(args: argparse.Namespace) -> int:
 
     if args.html is not None:
         from tracestore.training.training_page import write_training_page  # first of all: it may not be installed
-    rank, config = _world(args).rank, _read_settings(args)
+    rank, config = rank_world(args).rank, _read_settings(args)
     if args.print_config:
         if not rank:
             print(to_toml(resolve_online_config(config, args.num_traces)), end="")
@@ -196,7 +161,7 @@ def _train_online(args: argparse.Namespace) -> int:
 def _print_config(args: argparse.Namespace) -> int:
     from tracestore.training.config_file import to_toml
 
-    if not _world(args).rank:
+    if not rank_world(args).rank:
         print(to_toml(_prepare(args)[1]), end="")
     return OK
 
@@ -226,29 +191,9 @@ def _prepare_or_tell(args: argparse.Namespace) -> "tuple[tuple[TraceStore, Train
     try:
         return _prepare(args), ""
     except (TracestoreError, OSError) as error:
-        if not _world(args).is_distributed:
+        if not rank_world(args).is_distributed:
             raise
         return None, str(error)
-
-
-def _open(args: argparse.Namespace, device: str) -> "Communicator":
-    from tracestore.training.communicator import open_communicator
-
-    try:
-        return open_communicator(args.ranks_by, device=device)
-    except TracestoreError as error:
-        if rank := _world(args).rank:
-            print(f"tracestore train: error on rank {rank}: {error}", file=sys.stderr)
-        raise
-
-
-def _require_no_problem(communicator: "Communicator", problem: str) -> None:
-    """Refuse on all ranks what is wrong on any, and say it once."""
-    problems = [payload.decode() for payload in communicator.gather(problem.encode())]
-    if len(set(problems)) > 1:
-        problem = " ".join(f"Rank {rank}: {one}" for rank, one in enumerate(problems) if one)
-    if problem:
-        raise InvalidInputError(problem)
 
 
 def _observer(args: argparse.Namespace, stack: ExitStack) -> "Observer":

@@ -3,6 +3,8 @@
 from tracestore.inference.batched_rmh import batched_rmh
 from tracestore.inference.calibration import calibrate
 from tracestore.inference.calibration_result import Calibration, open_calibration
+from tracestore.inference.gradient_config import HMCConfig, MALAConfig
+from tracestore.inference.hmc import hmc, mala
 from tracestore.inference.ic import ic, ic_many
 from tracestore.inference.importance import importance, prior
 from tracestore.inference.rmh import lmh, rmh
@@ -12,15 +14,19 @@ from tracestore.posteriors.posterior_set import PosteriorSet, open_posterior_set
 
 __all__ = [
     "Calibration",
+    "HMCConfig",
+    "MALAConfig",
     "Posterior",
     "PosteriorSet",
     "RMHConfig",
     "batched_rmh",
     "calibrate",
+    "hmc",
     "ic",
     "ic_many",
     "importance",
     "lmh",
+    "mala",
     "open_calibration",
     "open_posterior",
     "open_posterior_set",

@@ -12,6 +12,7 @@ from tracestore.diagnostics.chains import MIN_DRAWS, ess, is_constant, rhat
 from tracestore.errors import DiagnosticError
 from tracestore.posteriors.draw_table import DrawTable, Present
 from tracestore.posteriors.findings import Finding, Verdict, listed, percent
+from tracestore.posteriors.trajectory_findings import trajectory_findings
 from tracestore.posteriors.variable import by_chain
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def chain_findings(
     list[Finding]
         In no particular order.
     """
-    findings = _moves(posterior)
+    findings = _moves(posterior) + trajectory_findings(posterior)
     lengths = np.unique(table.chain, return_counts=True)[1]
     if lengths.min() < MIN_DRAWS:
         text = f"The shortest chain has {lengths.min()} draws: nothing can be said about it."

@@ -1,14 +1,15 @@
 """States that Markov chains committed with their draws, and the moves that they counted."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
 from tracestore.errors import DiagnosticError
-from tracestore.posteriors.summary import AddressAcceptance, MoveAcceptance
+from tracestore.posteriors.summary import AddressAcceptance, MoveAcceptance, Trajectories
 from tracestore.store.trace_store import TraceStore
 
-__all__ = ["acceptance_by_address", "acceptance_by_move", "last_states"]
+__all__ = ["acceptance_by_address", "acceptance_by_move", "last_states", "trajectories"]
 
 
 def last_states(store: TraceStore) -> dict[int, dict[str, Any]]:
@@ -21,12 +22,19 @@ def last_states(store: TraceStore) -> dict[int, dict[str, Any]]:
     """
     last: dict[int, dict[str, Any]] = {}
     for _, document in store.work_states():
-        state = cast("dict[str, Any]", document)
-        found = last.get(state["chain"])
-        # receipts of several writers come in no particular order
-        if found is None or state["chunk"] > found["chunk"]:
-            last[state["chain"]] = state
+        for state in _by_chain(cast("dict[str, Any]", document)):
+            found = last.get(state["chain"])
+            # receipts of several writers come in no particular order
+            if found is None or state["chunk"] > found["chunk"]:
+                last[state["chain"]] = state
     return dict(sorted(last.items()))
+
+
+def _by_chain(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of single chains: those that step together commit theirs as one."""
+    if "chains" not in state:
+        return [state]
+    return [{"chain": chain, "chunk": state["chunk"], **each} for chain, each in enumerate(state["chains"])]
 
 
 def acceptance_by_move(stores: Sequence[TraceStore], first_chain: Sequence[int]) -> tuple[MoveAcceptance, ...]:
@@ -76,3 +84,35 @@ def acceptance_by_address(stores: Sequence[TraceStore]) -> tuple[AddressAcceptan
             proposed[address] += counts[0]
             accepted[address] += counts[1]
     return tuple(AddressAcceptance(address, count, accepted[address]) for address, count in proposed.most_common())
+
+
+def trajectories(stores: Sequence[TraceStore], first_chain: Sequence[int]) -> tuple[Trajectories, ...]:
+    """Return what chains that follow gradients counted, by chain; nothing for other chains.
+
+    Parameters
+    ----------
+    stores
+        Outputs of Markov engines.
+    first_chain
+        Number of each store's first chain.
+    """
+    return tuple(
+        _trajectories(first + chain, state)
+        for first, store in zip(first_chain, stores, strict=False)
+        for chain, state in last_states(store).items()
+        if "divergent" in state
+    )
+
+
+def _trajectories(chain: int, state: dict[str, Any]) -> Trajectories:
+    (move, (num_steps, _, _)) = next(iter(state["counts"].items()))
+    return Trajectories(
+        chain=chain,
+        move=move,
+        num_steps=num_steps,
+        num_gradients=state["gradients"],
+        num_divergent=state["divergent"],
+        acceptance=state["acceptance"] / num_steps if num_steps else math.nan,
+        step_size=state["step_size"],
+        ebfmi=state["ebfmi"],
+    )

@@ -26,6 +26,8 @@ ENGINE_WORDS = {
     "ic": "inference compilation",
     "rmh": "random-walk Metropolis-Hastings",
     "lmh": "lightweight Metropolis-Hastings",
+    "hmc": "Hamiltonian Monte Carlo",
+    "mala": "the Metropolis-adjusted Langevin algorithm",
     "prior": "prior draws",
 }
 

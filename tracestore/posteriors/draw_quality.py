@@ -10,11 +10,11 @@ from tracestore.diagnostics import chains
 from tracestore.diagnostics.psis import pareto_khat
 from tracestore.diagnostics.weights import kish_ess, normalized_weights
 from tracestore.errors import DegenerateWeightsError, DiagnosticError
-from tracestore.posteriors.chain_states import acceptance_by_address, acceptance_by_move
+from tracestore.posteriors.chain_states import acceptance_by_address, acceptance_by_move, trajectories
 from tracestore.posteriors.draw_table import DrawTable
 from tracestore.posteriors.draw_view import DrawView
 from tracestore.posteriors.marginals import Marginals
-from tracestore.posteriors.summary import AddressAcceptance, MoveAcceptance
+from tracestore.posteriors.summary import AddressAcceptance, MoveAcceptance, Trajectories
 from tracestore.posteriors.variable import MAX_ELEMENTS, Draws, Number, Variable, by_chain
 from tracestore.posteriors.weight_findings import no_weight_finding
 
@@ -202,6 +202,18 @@ class DrawQuality(Marginals):
         """
         self._require_moves()
         return acceptance_by_address(self._view.table.stores)
+
+    @cached_property
+    def trajectories(self) -> tuple[Trajectories, ...]:
+        """What each chain of an engine with gradients did after warm-up; empty for other chains.
+
+        Raises
+        ------
+        DiagnosticError
+            For weighted draws.
+        """
+        self._require_moves()
+        return trajectories(self._view.table.stores, self._view.table.first_chain)
 
     def _variable(self, name: str) -> Variable:
         if name not in self._variables:

@@ -8,7 +8,7 @@ from tracestore.store.trace_store import TraceStore
 
 __all__ = ["CHAIN_ENGINES", "common_engine", "engine_fields", "is_markov"]
 
-CHAIN_ENGINES = ("rmh", "lmh")
+CHAIN_ENGINES = ("rmh", "lmh", "hmc", "mala")
 """Engines whose draws are states of Markov chains, without weights."""
 
 

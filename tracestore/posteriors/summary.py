@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-__all__ = ["AddressAcceptance", "MoveAcceptance", "Summary", "SummaryRow"]
+__all__ = ["AddressAcceptance", "MoveAcceptance", "Summary", "SummaryRow", "Trajectories"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,23 @@ class AddressAcceptance:
     def rate(self) -> float:
         """Share of the proposed moves that were accepted; NaN when none was proposed."""
         return self.num_accepted / self.num_proposed if self.num_proposed else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectories:
+    """What a chain that follows gradients did, after warm-up."""
+
+    chain: int
+    move: str
+    num_steps: int
+    num_gradients: int
+    num_divergent: int
+    """Trajectories given up because their energy, which should stay the same, grew without bound."""
+    acceptance: float
+    """Mean probability of acceptance; NaN before the first step."""
+    step_size: float
+    ebfmi: float | None
+    """Energy fraction of missing information (Betancourt 2016); None when the chain is too short to tell."""
 
 
 @dataclass(frozen=True, slots=True)

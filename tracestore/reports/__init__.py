@@ -1,6 +1,6 @@
-"""Reports for people: posteriors side by side, calibration, the graph of a simulator. Pages need matplotlib.
+"""Reports for people: posteriors side by side, calibration, models of showers, the graph of a simulator.
 
-Names are loaded on first use, so that a graph can be drawn where matplotlib is not installed.
+Pages need matplotlib; names are loaded on first use, so that numbers and graphs can be had where it is not installed.
 """
 
 from importlib import import_module
@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tracestore.reports.calibration_page import write_calibration_page
     from tracestore.reports.report import write_report
+    from tracestore.reports.shower_measurement import measure_showers
+    from tracestore.reports.shower_page import compare_showers
     from tracestore.reports.trace_graph import write_trace_graph
 
-__all__ = ["write_calibration_page", "write_report", "write_trace_graph"]
+__all__ = ["compare_showers", "measure_showers", "write_calibration_page", "write_report", "write_trace_graph"]
 
 _HOMES = {
+    "compare_showers": "tracestore.reports.shower_page",
+    "measure_showers": "tracestore.reports.shower_measurement",
     "write_calibration_page": "tracestore.reports.calibration_page",
     "write_report": "tracestore.reports.report",
     "write_trace_graph": "tracestore.reports.trace_graph",

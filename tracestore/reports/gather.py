@@ -30,7 +30,15 @@ MAX_ELEMENTS = 6
 MAX_NAMES = 12
 """Variables that are chosen when the caller names none."""
 RESULT = "result"
-ENGINE_WORDS = {"is": "prior IS", "ic": "IC", "rmh": "RMH", "lmh": "LMH", "prior": "prior"}
+ENGINE_WORDS = {
+    "is": "prior IS",
+    "ic": "IC",
+    "rmh": "RMH",
+    "lmh": "LMH",
+    "hmc": "HMC",
+    "mala": "MALA",
+    "prior": "prior",
+}
 
 
 def label_posteriors(posteriors: Posterior | Sequence[Posterior] | Mapping[str, Posterior]) -> dict[str, Posterior]:

@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tracestore.errors import InvalidInputError, SimulatorProtocolError
 from tracestore.simulators.base import PriorController
+from tracestore.simulators.batch_arrays import BatchArrays, NumpyArrays
 from tracestore.simulators.recorder import MAX_RESULT_NUMBERS, Recorder
 from tracestore.simulators.sites import intern_layout
 from tracestore.traces.batch import TraceBatch
 from tracestore.traces.distributions import Distribution
+from tracestore.traces.distributions.base import plain_array
 from tracestore.traces.distributions.row_draws import Rows
 from tracestore.traces.layout import Layout, Site, SiteKind
 from tracestore.traces.trace import RESULT, TraceStatus
@@ -133,6 +135,8 @@ class BatchRecorder(Recorder):
         Values to condition on, by name, the same for all traces; None generates observations from the likelihoods.
     max_sites
         The run is stopped when it reaches more sites.
+    arrays
+        What the program computes with.
     """
 
     def __init__(
@@ -142,8 +146,10 @@ class BatchRecorder(Recorder):
         num_traces: int,
         observations: Mapping[str, Values] | None,
         max_sites: int,
+        arrays: BatchArrays | None = None,
     ) -> None:
         super().__init__(PriorController(), rng, observations, max_sites)
+        self.arrays: BatchArrays = arrays or NumpyArrays()
         self.batch_controller = controller
         self.num_traces = num_traces
         self.drawn: dict[int, Values] = {}
@@ -180,7 +186,7 @@ class BatchRecorder(Recorder):
         self.drawn[site.id] = values
         self._keep(site, values, log_probs, rows.parameters())
         self._log_prior += log_probs
-        return values.copy()  # programs compute in place
+        return self.arrays.give(values)
 
     def observe(
         self, likelihood: Distribution, value: ArrayLike | None, name: str, place: str, dtype: DTypeLike | None
@@ -198,11 +204,11 @@ class BatchRecorder(Recorder):
             self.observed[name] = values
         self._keep(site, None if name else values, log_probs, rows.parameters())
         self._log_likelihood += log_probs
-        return values.copy() if rows.shape else values.astype(np.float64)
+        return self.arrays.give(values if rows.shape else values.astype(np.float64, copy=False))
 
     def tag(self, value: ArrayLike, name: str, place: str) -> None:
         """Record values that are never scored, one a trace or the same for all."""
-        array = np.asarray(value)
+        array = plain_array(value)
         if array.dtype.kind not in "biuf":
             message = f"A tag must be a number or an array of numbers; {name or place!r} got {value!r}."
             raise InvalidInputError(message, name=name)
@@ -312,7 +318,7 @@ class BatchRecorder(Recorder):
         return values
 
     def _numeric(self, found: ArrayLike, name: str, dtype: DTypeLike | None) -> Values:
-        array = np.asarray(found, dtype)
+        array = np.asarray(plain_array(found), dtype)
         if array.dtype.kind not in "biuf":
             message = f"Observation {name!r} must be numeric; got dtype {array.dtype}."
             raise InvalidInputError(message, name=name)
@@ -322,7 +328,7 @@ class BatchRecorder(Recorder):
         if result is None or any(site.name == RESULT for site in self.sites) or len(self.sites) >= self.max_sites:
             return
         if isinstance(result, bool | int | float | np.generic | np.ndarray) or hasattr(result, "__array__"):
-            array = np.asarray(result)
+            array = plain_array(result)
             if array.dtype.kind in "biuf" and math.prod(array.shape[1:]) <= MAX_RESULT_NUMBERS:
                 self.tag(self._read(array, "what the program returns"), RESULT, RESULT)
 

@@ -5,6 +5,8 @@ the trace axis. A prior of shape ``()`` is drawn once for each trace, independen
 which each parameter may have a row a trace, or ``(1, ...)``, the same row for each, gives one draw of shape ``(...)`` a
 trace. Any other first axis is refused. What is recorded is what *n* runs of the program for one trace would record.
 
+Programs compute with numpy, or, with ``arrays="torch"``, with tensors: then engines that follow gradients can run them.
+
 A batch has one random stream: its traces are a function of the stream and of their number, and a single trace is not
 found again without the others.
 """
@@ -21,11 +23,13 @@ from numpy.typing import ArrayLike, NDArray
 from tracestore.errors import InvalidInputError, MissingExtraError
 from tracestore.simulators.addresses import mark_root
 from tracestore.simulators.base import MAX_SITES, PriorController, Simulator
+from tracestore.simulators.batch_arrays import BatchArrays, batch_arrays
 from tracestore.simulators.batch_recorder import BatchController, BatchPrior, BatchRecorder, Resumed
 from tracestore.simulators.recorder import Controller, StopTrace
 from tracestore.simulators.runtime import activate, current_recorder
 from tracestore.simulators.single_row import SingleRow
 from tracestore.traces.batch import TraceBatch
+from tracestore.traces.distributions.base import plain_array
 from tracestore.traces.trace import TraceStatus
 
 __all__ = ["BATCH_SIZE", "BatchedSimulator", "batched_simulator", "num_traces", "run_batch"]
@@ -50,11 +54,16 @@ class BatchedSimulator(Simulator):
         Identity in jobs; ``module:qualified name`` when not given.
     batch_size
         Most traces in one call when traces are generated.
+    arrays
+        What draws and observations are handed to the program as: ``numpy``, or ``torch`` for tensors of float64 (whole
+        numbers for discrete draws), with which distributions are parametrized as well.
 
     Raises
     ------
     InvalidInputError
-        When the function needs more than one argument, or the batch size is not positive.
+        When the function needs more than one argument, the batch size is not positive, or there are no such arrays.
+    MissingExtraError
+        When the arrays are those of torch, and it is not installed.
 
     Examples
     --------
@@ -69,21 +78,29 @@ class BatchedSimulator(Simulator):
     """
 
     def __init__(
-        self, function: Callable[..., object], *, name: str | None = None, batch_size: int = BATCH_SIZE
+        self,
+        function: Callable[..., object],
+        *,
+        name: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        arrays: str = "numpy",
     ) -> None:
         if batch_size < 1:
             message = f"`batch_size` must be at least 1; got {batch_size}."
             raise InvalidInputError(message, argument="batch_size", found=batch_size)
         self.batched_function = _takes_number(function)
-        super().__init__(_OneTrace(function, self.batched_function), name=name)
+        self.arrays = batch_arrays(arrays)
+        self.is_differentiable = arrays == "torch"
+        super().__init__(_OneTrace(function, self.batched_function, self.arrays), name=name)
         self.batch_size = batch_size
 
     def __call__(self, num_traces: int = 1) -> object:
         """Run the program outside of any recording, for some traces."""
-        recorder = BatchRecorder(BatchPrior(), np.random.default_rng(), num_traces, None, MAX_SITES)
+        recorder = BatchRecorder(BatchPrior(), np.random.default_rng(), num_traces, None, MAX_SITES, self.arrays)
         previous = activate(recorder)
         try:
-            return self.batched_function(num_traces)
+            with self.arrays.running():
+                return self.batched_function(num_traces)
         finally:
             activate(previous)
 
@@ -92,10 +109,15 @@ class BatchedSimulator(Simulator):
 def batched_simulator(function: Callable[..., object], /) -> BatchedSimulator: ...
 @overload
 def batched_simulator(
-    *, name: str | None = None, batch_size: int = BATCH_SIZE
+    *, name: str | None = None, batch_size: int = BATCH_SIZE, arrays: str = "numpy"
 ) -> Callable[[Callable[..., object]], BatchedSimulator]: ...
 def batched_simulator(
-    function: Callable[..., object] | None = None, /, *, name: str | None = None, batch_size: int = BATCH_SIZE
+    function: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    arrays: str = "numpy",
 ) -> BatchedSimulator | Callable[[Callable[..., object]], BatchedSimulator]:
     """Declare a function to be a simulator of many traces at once; use with or without arguments.
 
@@ -103,7 +125,7 @@ def batched_simulator(
     ----------
     function
         The simulator, called with the number of traces or without.
-    name, batch_size
+    name, batch_size, arrays
         As in `BatchedSimulator`.
 
     Examples
@@ -118,7 +140,7 @@ def batched_simulator(
     """
     if function is not None:
         return BatchedSimulator(function)
-    return lambda function: BatchedSimulator(function, name=name, batch_size=batch_size)
+    return lambda function: BatchedSimulator(function, name=name, batch_size=batch_size, arrays=arrays)
 
 
 def num_traces() -> int:
@@ -197,7 +219,7 @@ def run_batch(
     given = None
     if observations is not None:
         given = {name: np.asarray(value) for name, value in observations.items()}
-    recorder = BatchRecorder(_batch_controller(controller), rng, num_traces, given, max_sites)
+    recorder = BatchRecorder(_batch_controller(controller), rng, num_traces, given, max_sites, program.arrays)
     return _run(program, recorder, stream, isolate_failures=isolate_failures)
 
 
@@ -206,7 +228,8 @@ def _run(program: BatchedSimulator, recorder: BatchRecorder, stream: int, *, iso
     previous = activate(recorder)
     result, status, failure = None, TraceStatus.OK, ""
     try:
-        result = program.batched_function(recorder.num_traces)
+        with program.arrays.running():
+            result = program.batched_function(recorder.num_traces)
     except StopTrace as stop:
         status, failure = stop.status, stop.reason
     except MissingExtraError:
@@ -227,7 +250,7 @@ def _one_by_one(program: BatchedSimulator, unfinished: BatchRecorder, stream: in
     batches = []
     for row in range(unfinished.num_traces):
         resumed = Resumed(unfinished, row)
-        recorder = BatchRecorder(resumed, unfinished.rng, 1, unfinished.given, unfinished.max_sites)
+        recorder = BatchRecorder(resumed, unfinished.rng, 1, unfinished.given, unfinished.max_sites, unfinished.arrays)
         batches.append(_run(program, recorder, stream + row, isolate_failures=False))
     joined = TraceBatch.concatenate(batches)
     logger.warning(
@@ -252,26 +275,30 @@ def _batch_controller(controller: BatchController | Controller | None) -> BatchC
 class _OneTrace:
     """A batched program as one that is called without arguments, for one trace."""
 
-    def __init__(self, function: Callable[..., object], batched_function: Callable[[int], object]) -> None:
+    def __init__(
+        self, function: Callable[..., object], batched_function: Callable[[int], object], arrays: BatchArrays
+    ) -> None:
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = function.__module__
         self._batched_function = batched_function
+        self._arrays = arrays
 
     def __call__(self) -> object:
         recorder = current_recorder()
         if recorder is None:
             return self._batched_function(1)
-        single = SingleRow(recorder)
+        single = SingleRow(recorder, self._arrays)
         activate(single)
         try:
-            result: Any = self._batched_function(1)
+            with self._arrays.running():
+                result: Any = self._batched_function(1)
         finally:
             activate(recorder)
         if isinstance(result, np.ndarray) or hasattr(result, "__array__"):
-            array: NDArray[np.generic] = np.asarray(result)
+            array: NDArray[np.generic] = plain_array(result)
             return single.row(array, "what the program returns") if array.dtype.kind in "biuf" else result
         return result
 

@@ -21,6 +21,8 @@ BUNDLED = {
     "pythia-ee": "tracestore.simulators.pythia:pythia_ee",
     "shower": "tracestore.simulators.shower:shower",
     "shower-angle": "tracestore.simulators.shower:shower_angle",
+    "cross-section": "tracestore.simulators.cross_section:cross_section",
+    "cross-section-torch": "tracestore.simulators.cross_section_tensors:cross_section",
 }
 """Bundled simulators and where they are."""
 

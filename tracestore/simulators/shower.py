@@ -175,7 +175,12 @@ class ShowerModel:
 
 
 def draw_shower(
-    model: ShowerModel, energy: float, angle: float = NORMAL_INCIDENCE, *, name: str = "shower"
+    model: ShowerModel,
+    energy: float,
+    angle: float = NORMAL_INCIDENCE,
+    *,
+    name: str = "shower",
+    control: bool = True,
 ) -> NDArray[np.float32]:
     """Draw the image of a shower inside a larger program; all of it is recorded by three numbers.
 
@@ -193,6 +198,8 @@ def draw_shower(
         Between the direction and the front face, in degrees.
     name
         Beginning of the names of the draws, ``NAME.shape`` and ``NAME.spots``.
+    control
+        False keeps inference from proposing the draws: they come from their priors.
 
     Returns
     -------
@@ -217,8 +224,8 @@ def draw_shower(
     >>> [site.name for site in trace.sites]
     ['first.shape', 'first.spots', 'second.shape', 'second.spots', 'layers']
     """
-    deviates = sample(_SHAPE, name=f"{name}.shape")
-    pattern = float(sample(_UNIT, name=f"{name}.spots"))
+    deviates = sample(_SHAPE, name=f"{name}.shape", control=control)
+    pattern = float(sample(_UNIT, name=f"{name}.spots", control=control))
     cells = model.cells(energy, deviates, angle)
     return cells.sample(np.random.default_rng(int(pattern * _PATTERNS))).astype(np.float32)
 

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from tracestore.simulators.batch_arrays import BatchArrays, NumpyArrays
 from tracestore.simulators.batch_recorder import read_rows, refuse_loop
 from tracestore.simulators.recorder import Recorder
 from tracestore.traces.distributions import Distribution
+from tracestore.traces.distributions.base import plain_array
 from tracestore.traces.distributions.row_draws import Rows
 
 __all__ = ["SingleRow"]
@@ -20,13 +22,16 @@ class SingleRow(Recorder):
     ----------
     recorder
         Records the trace.
+    arrays
+        What the program computes with.
     """
 
     num_traces = 1
     make_loop = None
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, arrays: BatchArrays | None = None) -> None:
         self.recorder = recorder
+        self.arrays: BatchArrays = arrays or NumpyArrays()
 
     @property
     def fatal(self) -> Exception | None:
@@ -52,7 +57,7 @@ class SingleRow(Recorder):
         """Draw one value and return it with a trace axis."""
         rows = self._rows(prior)
         value = np.asarray(self.recorder.sample(rows.first, name, place, control))
-        return value[None]
+        return self.arrays.give(value[None])
 
     def observe(
         self, likelihood: Distribution, value: ArrayLike | None, name: str, place: str, dtype: DTypeLike | None
@@ -61,13 +66,13 @@ class SingleRow(Recorder):
         rows = self._rows(likelihood)
         given: ArrayLike | None = None
         if value is not None:
-            array = np.asarray(value)
+            array = plain_array(value)
             given = array if array.ndim == len(rows.shape) else self.row(array, f"the value of the observe {name!r}")
-        return np.asarray(self.recorder.observe(rows.first, given, name, place, dtype))[None]
+        return self.arrays.give(np.asarray(self.recorder.observe(rows.first, given, name, place, dtype))[None])
 
     def tag(self, value: ArrayLike, name: str, place: str) -> None:
         """Record a value without its trace axis."""
-        array = np.asarray(value)
+        array = plain_array(value)
         is_numeric = array.dtype.kind in "biuf"
         self.recorder.tag(self.row(array, f"the tag {name or place!r}") if is_numeric else value, name, place)
 

@@ -5,10 +5,11 @@ traces is a function of the seed and the position. The same step on the same dat
 a restart.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from safetensors.torch import save
 from torch import nn
@@ -24,9 +25,9 @@ from tracestore.networks.persistence import (
     write_folder,
     write_network,
 )
-from tracestore.training.trainer import Trainer
+from tracestore.training.learner import Learner, NetworkT
 
-__all__ = ["Checkpoints", "Progress"]
+__all__ = ["CheckpointFolder", "Checkpoints", "Progress"]
 
 CHECKPOINT_VERSION = 2
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -55,6 +56,10 @@ class Progress:
     """No step is left to do."""
     seconds: float = 0.0
     """Wall time of all calls."""
+    step_seconds: float = 0.0
+    """Time of the steps alone, on rank 0, waiting for data included."""
+    read_seconds: float = 0.0
+    """Time of it in which rank 0 waited for data."""
 
     def after_validation(self, loss: float) -> "Progress":
         """Return the progress with one more validation."""
@@ -63,8 +68,10 @@ class Progress:
         return replace(self, epoch=self.epoch + 1, stale=self.stale + 1)
 
 
-class Checkpoints:
-    """The folders ``checkpoint-<step>`` and ``best-<step>`` of a network that is being trained.
+class CheckpointFolder(ABC, Generic[NetworkT]):
+    """The folders ``checkpoint-<step>`` and ``best-<step>`` of something that is being trained.
+
+    Subclasses say how it is written and read.
 
     Parameters
     ----------
@@ -78,7 +85,15 @@ class Checkpoints:
         self.folder = folder
         self.num_kept = num_kept
 
-    def save(self, trainer: Trainer, progress: Progress, position: Mapping[str, str | int]) -> None:
+    @abstractmethod
+    def write(self, network: NetworkT) -> dict[str, bytes]:
+        """Return the files of a network by name; the last one completes it."""
+
+    @abstractmethod
+    def restore(self, folder: Path) -> NetworkT:
+        """Rebuild a network from a folder with the files of `write`."""
+
+    def save(self, trainer: Learner[NetworkT], progress: Progress, position: Mapping[str, str | int]) -> None:
         """Write a checkpoint and remove the oldest.
 
         Parameters
@@ -95,7 +110,7 @@ class Checkpoints:
             fields["best_loss"] = None  # JSON has no infinity
         state = {"version": CHECKPOINT_VERSION, "progress": fields, "position": dict(position)}
         files = {
-            **write_network(trainer.network),
+            **self.write(trainer.network),
             OPTIMIZER_FILE: save(trainer.optimizer.state_tensors()),
             STATE_FILE: to_json(state),
         }
@@ -103,18 +118,18 @@ class Checkpoints:
             files[AVERAGE_FILE] = save(trainer.average.state_tensors())
         self._keep(f"checkpoint-{progress.step:09d}", files)
 
-    def save_best(self, network: ProposalNetwork, step: int) -> None:
+    def save_best(self, network: NetworkT, step: int) -> None:
         """Write the network with the lowest validation loss so far.
 
         The one before is kept until the next checkpoint no longer needs it.
         """
-        write_folder(self.folder / f"best-{step:09d}", write_network(network))
+        write_folder(self.folder / f"best-{step:09d}", self.write(network))
 
     def latest(self) -> Path | None:
         """Return the folder of the newest checkpoint."""
         return max(self._found("checkpoint"), default=None)
 
-    def load(self, modules: Mapping[str, nn.Module] | None = None) -> tuple[ProposalNetwork, Progress, dict[str, Any]]:
+    def load(self) -> tuple[NetworkT, Progress, dict[str, Any]]:
         """Return network, progress and position in the data of the newest checkpoint.
 
         Raises
@@ -133,18 +148,18 @@ class Checkpoints:
         fields: dict[str, Any] = state["progress"]
         if fields["best_loss"] is None:
             fields["best_loss"] = float("inf")
-        return restore_network(folder, modules), Progress(**fields), state["position"]
+        return self.restore(folder), Progress(**fields), state["position"]
 
-    def load_optimizer(self, trainer: Trainer) -> None:
+    def load_optimizer(self, trainer: Learner[NetworkT]) -> None:
         """Give a trainer the state of optimizer and averages of the newest checkpoint."""
         folder = self._require_latest()
         trainer.optimizer.load_state_tensors(read_tensors(folder / OPTIMIZER_FILE))
         if trainer.average is not None:
             trainer.average.load_state_tensors(read_tensors(folder / AVERAGE_FILE))
 
-    def load_best(self, step: int, modules: Mapping[str, nn.Module] | None = None) -> ProposalNetwork:
+    def load_best(self, step: int) -> NetworkT:
         """Return the network saved by `save_best`."""
-        return restore_network(self.folder / f"best-{step:09d}", modules)
+        return self.restore(self.folder / f"best-{step:09d}")
 
     def remove(self) -> None:
         """Remove all checkpoints."""
@@ -167,3 +182,29 @@ class Checkpoints:
             message = f"There is no checkpoint in {self.folder}; train from the start."
             raise CheckpointMismatchError(message, path=str(self.folder))
         return folder
+
+
+class Checkpoints(CheckpointFolder[ProposalNetwork]):
+    """Checkpoints of a proposal network.
+
+    Parameters
+    ----------
+    folder
+        The network's folder.
+    num_kept
+        Checkpoints to keep, the newest ones; the best network is kept beside them.
+    modules
+        The user's own modules.
+    """
+
+    def __init__(self, folder: Path, num_kept: int = 1, modules: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__(folder, num_kept)
+        self.modules = modules
+
+    def write(self, network: ProposalNetwork) -> dict[str, bytes]:
+        """Return the files of a network by name; the last one completes it."""
+        return write_network(network)
+
+    def restore(self, folder: Path) -> ProposalNetwork:
+        """Rebuild a network from a folder with the files of `write`."""
+        return restore_network(folder, self.modules)

@@ -11,7 +11,7 @@ import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints, overload
 
 from tracestore.errors import InvalidInputError
 from tracestore.networks.config import NETWORKS, Config
@@ -24,12 +24,17 @@ PRESET = "preset"
 NONE = "none"
 
 Fields = dict[str, Any]
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def read_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
+@overload
+def read_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig: ...
+@overload
+def read_config(path: str | Path | None, overrides: Sequence[str], start: ConfigT) -> ConfigT: ...
+def read_config(path: str | Path | None = None, overrides: Sequence[str] = (), start: Config | None = None) -> Config:
     r"""Read the configuration of a training from a TOML file and from single settings.
 
-    Fields of `TrainConfig` stand at the top, those of its network and optimizer in the tables ``[network]`` and
+    Fields of the configuration stand at the top, those of its network and optimizer in the tables ``[network]`` and
     ``[optimizer]``. ``network.preset`` names one of `NETWORKS` to begin with. What is not set has its default.
 
     Parameters
@@ -39,6 +44,8 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     overrides
         Settings such as ``network.core=gru``, which go before the file; the last one of a name counts. Values are
         TOML; anything else is text.
+    start
+        What is not set is as here, and its type is that of the result; a `TrainConfig` with its defaults by default.
 
     Raises
     ------
@@ -61,16 +68,15 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     problems: list[str] = []
     for setting in overrides:
         problems += _override(fields, setting)
-    config = _build(TrainConfig, fields, "", problems)
+    config = _build(TrainConfig() if start is None else start, fields, "", problems)
     if problems:
         where = "The settings are" if path is None else f"The configuration {str(path)!r} is"
         message = f"{where} not valid: {'; '.join(problems)}."
         raise InvalidInputError(message, problems=tuple(problems))
-    assert isinstance(config, TrainConfig)
     return config
 
 
-def to_toml(config: TrainConfig) -> str:
+def to_toml(config: Config) -> str:
     """Write a configuration as TOML, all its settings; `read_config` reads the same again.
 
     Parameters
@@ -132,29 +138,31 @@ def _value(text: str) -> object:
 # ---------------------------------------------------------------------------------------------------- from a table
 
 
-def _build(kind: type[Config], table: Fields, prefix: str, problems: list[str]) -> Config:
+def _build(start: Config, table: Fields, prefix: str, problems: list[str], root: type[Config] | None = None) -> Config:
     """Make a configuration of a table; what is wrong is added to the problems, and left out."""
-    start = _preset(table, problems) if prefix == "network." else None
+    kind, root = type(start), root or type(start)
+    if prefix == "network.":
+        start = _preset(table, problems) or start
     types_of = get_type_hints(kind)
     values: Fields = {}
     for name, value in table.items():
         if name == PRESET and prefix == "network.":
             continue
         if name not in _names(kind):
-            problems.append(_unknown(prefix + name))
+            problems.append(_unknown(prefix + name, root))
         elif name in kind.nested:
             if isinstance(value, dict):
-                values[name] = _build(kind.nested[name], value, f"{name}.", problems)
+                values[name] = _build(getattr(start, name), value, f"{prefix}{name}.", problems, root)
             else:
                 problems.append(f"`{prefix}{name}` must be a table of settings; got {value!r}")
         else:
             _convert(types_of[name], value, prefix + name, values, problems)
     try:
-        return kind(**values) if start is None else dataclasses.replace(start, **values)  # type: ignore[type-var]  # a dataclass
+        return dataclasses.replace(start, **values)  # type: ignore[type-var]  # a dataclass
     except InvalidInputError as error:
         found = cast("Sequence[str]", error.fields["problems"])
         problems += [problem.replace("`", f"`{prefix}", 1) for problem in found]
-        return kind()
+        return start
 
 
 def _preset(table: Fields, problems: list[str]) -> Config | None:
@@ -188,6 +196,8 @@ def _fit(kind: Any, value: object) -> tuple[bool, object]:  # noqa: ANN401
     if get_origin(kind) is Literal:
         return True, value  # the configuration lists its choices itself
     if get_origin(kind) is tuple:
+        if isinstance(value, tuple):
+            return True, value
         if not isinstance(value, list):
             return False, value
         fits = [_fit(get_args(kind)[0], item) for item in value]
@@ -202,24 +212,27 @@ def _fit(kind: Any, value: object) -> tuple[bool, object]:  # noqa: ANN401
 
 def _words(kind: Any) -> str:  # noqa: ANN401
     if get_origin(kind) is tuple:
-        return "a list of numbers"
+        return "a list of words" if get_args(kind)[0] is str else "a list of numbers"
     if get_origin(kind) is Mapping:
         return "a table of words"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, root: type[Config]) -> str:
     """Say that there is no such setting, and which ones may be meant."""
-    if name == "modules":
+    if name == "modules" and root is TrainConfig:
         return (
             "`modules` of your own cannot come from a file; train from Python, with "
             "tracestore.training.train(modules=...)"
         )
     table, _, leaf = name.rpartition(".")
-    beside = _names(TrainConfig.nested[table]) if table else _names(TrainConfig)
+    inner = root
+    for part in table.split(".") if table else ():
+        inner = inner.nested[part]
+    beside = _names(inner)
     if table == "network":
         beside.append(PRESET)
-    elsewhere = [one for one in _all_names() if one.rpartition(".")[2] == leaf]
+    elsewhere = [one for one in _all_names(root) if one.rpartition(".")[2] == leaf]
     close = difflib.get_close_matches(leaf, beside, n=2)
     nearest = elsewhere or [f"{table}.{one}" if table else one for one in close]
     if not nearest:
@@ -229,11 +242,10 @@ def _unknown(name: str) -> str:
     return f"there is no setting `{name}`, the {verb} {' and '.join(f'`{one}`' for one in nearest)}"
 
 
-def _all_names() -> list[str]:
+def _all_names(kind: type[Config]) -> list[str]:
     """All settings, with their tables."""
-    nested = TrainConfig.nested
-    names = [name for name in _names(TrainConfig) if name not in nested]
-    return [*names, *(f"{table}.{name}" for table, kind in nested.items() for name in _names(kind))]
+    names = [name for name in _names(kind) if name not in kind.nested]
+    return [*names, *(f"{table}.{name}" for table, inner in kind.nested.items() for name in _all_names(inner))]
 
 
 def _names(kind: type[Config]) -> list[str]:

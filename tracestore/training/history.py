@@ -60,7 +60,7 @@ class History:
         line: dict[str, object] = {
             "step": record.step,
             "num_traces": total_traces,
-            "loss": record.loss if math.isfinite(record.loss) else None,
+            "loss": _finite(record.loss),
             "validation_loss": validation_loss,
             "learning_rate": record.learning_rate,
             "gradient_norm": None if record.is_skipped else record.gradient_norm,
@@ -69,6 +69,8 @@ class History:
             "reduced_bytes": record.reduced_bytes,
             "dense_bytes": record.dense_bytes,
         }
+        if record.terms:
+            line["terms"] = {name: _finite(value) for name, value in record.terms.items()}
         if record.is_skipped:
             line["bad_traces"] = list(record.bad_traces)
         self._file.write((json.dumps(line) + "\n").encode())
@@ -102,3 +104,8 @@ def read_history(folder: str | Path, rank: int = 0) -> Iterator[dict[str, Any]]:
             for line in file:
                 if line.endswith(b"\n"):  # a last line without an end is being written
                     yield json.loads(line)
+
+
+def _finite(value: float) -> float | None:
+    """Return what JSON can write of a number."""
+    return value if math.isfinite(value) else None

@@ -4,29 +4,29 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import Generic
 
 from tracestore.errors import TrainingStoppedError
 from tracestore.events import Observer, PhaseAdvanced, PhaseStarted
 from tracestore.samplers.tensor_batch import TensorBatch
-from tracestore.training.checkpoint import Checkpoints, Progress
+from tracestore.training.checkpoint import CheckpointFolder, Progress
 from tracestore.training.history import History, rank_file
+from tracestore.training.learner import Learner, NetworkT
 from tracestore.training.records import StepRecord, StepTimes
 from tracestore.training.sources import BatchSource
 from tracestore.training.stopping import StopRequest
-from tracestore.training.trainer import Trainer
 
 __all__ = ["TrainingLoop"]
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingLoop:
+class TrainingLoop(Generic[NetworkT]):
     """A training under way in its folder; goes on from the newest checkpoint.
 
     Parameters
     ----------
-    folder
+    checkpoints
         The network's folder; rank 0 writes it, all ranks read it.
     trainer
         A trainer of the network that this folder's newest checkpoint holds, or of a new one.
@@ -42,18 +42,18 @@ class TrainingLoop:
 
     def __init__(
         self,
-        folder: Path,
-        trainer: Trainer,
+        checkpoints: CheckpointFolder[NetworkT],
+        trainer: Learner[NetworkT],
         progress: Progress,
         source: BatchSource,
         validation: Callable[[], Iterable[TensorBatch]],
         observer: Observer | None,
     ) -> None:
-        self.folder, self.trainer, self.progress, self.source = folder, trainer, progress, source
+        self.checkpoints, self.folder = checkpoints, checkpoints.folder
+        self.trainer, self.progress, self.source = trainer, progress, source
         self.validation = validation
         self.communicator = trainer.communicator
         self.observer = observer if self.communicator.rank == 0 else None
-        self.checkpoints = Checkpoints(folder, trainer.config.keep_checkpoints)
         self._before = progress.seconds
         self._started = self._saved = time.monotonic()
         self._times = StepTimes()
@@ -103,6 +103,8 @@ class TrainingLoop:
             num_traces=self.progress.num_traces + record.num_traces,
             num_skipped=self.progress.num_skipped + record.is_skipped,
             seconds=self._before + time.monotonic() - self._started,
+            step_seconds=self.progress.step_seconds + record.times.total,
+            read_seconds=self.progress.read_seconds + record.times.read,
         )
 
     def _validate(self) -> float:

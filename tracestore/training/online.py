@@ -21,6 +21,7 @@ from tracestore.simulators.base import MAX_SITES, Simulator, as_simulator
 from tracestore.store.job import Job
 from tracestore.store.location import StorePath
 from tracestore.traces.batch import TraceBatch
+from tracestore.training.checkpoint import Checkpoints
 from tracestore.training.communicator import Communicator, CommunicatorKind, open_communicator
 from tracestore.training.config import TrainConfig
 from tracestore.training.job import FEW_VALIDATION_TRACES, LARGEST_VALIDATION_SHARE, training_job
@@ -228,7 +229,8 @@ class _Online:
         )
         self.network = trainer.network
         self.num_simulated, self.validation = self._simulate_validation()
-        self.loop = TrainingLoop(folder, trainer, progress, self.source, lambda: self.validation, self._tell)
+        checkpoints = Checkpoints(folder, config.keep_checkpoints)
+        self.loop = TrainingLoop(checkpoints, trainer, progress, self.source, lambda: self.validation, self._tell)
 
     def finish(self) -> None:
         """Do the steps that are left, then write the finished network."""

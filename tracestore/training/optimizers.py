@@ -1,4 +1,4 @@
-"""Adam and SGD for networks that are partly tables: only the rows that a gradient touches move.
+"""Adam, RMSprop and SGD for networks that are partly tables: only the rows that a gradient touches move.
 
 A *table* is a parameter with one row per address whose gradient is a sparse tensor. Each of its rows counts as a tensor
 of its own: it has its own moments, its own number of updates and, with LARC, its own trust ratio, as if every address
@@ -8,7 +8,8 @@ module knows nothing of losses, schedules or ranks.
 References: Kingma and Ba, Adam, ICLR 2015 (the bias correction of their section 3, counted per row here; torch's
 SparseAdam counts all steps, so a row that is first touched late starts with an uncorrected, far too small second
 moment and a first step up to sqrt(1 / (1 - beta2)) times too long). Sutskever et al., ICML 2013 (momentum). You,
-Gitman and Ginsburg, arXiv:1708.03888 (LARC). Baydin et al., SC'19, section 7.1.2 (Adam with LARC).
+Gitman and Ginsburg, arXiv:1708.03888 (LARC). Tieleman and Hinton, Coursera lecture 6.5, 2012 (RMSprop). Baydin et al.,
+SC'19, section 7.1.2 (Adam with LARC).
 """
 
 import dataclasses
@@ -43,15 +44,15 @@ class OptimizerConfig(Config):
     1
     """
 
-    kind: Literal["adam", "sgd", "adam_larc", "sgd_larc"] = "adam"
+    kind: Literal["adam", "sgd", "adam_larc", "sgd_larc", "rmsprop"] = "adam"
     """Update rule. With ``larc`` the gradient of each tensor (of a table: each row) is scaled before the rule sees it.
     Adam hardly notices a scale that stays the same, so there LARC only reweights a tensor's past gradients."""
     beta1: float = 0.9
     """Adam: decay of the mean of the gradients per update."""
     beta2: float = 0.999
-    """Adam: decay of the mean of their squares per update."""
+    """Adam and RMSprop: decay of the mean of their squares per update; RMSprop is mostly used with 0.9."""
     epsilon: float = 1e-8
-    """Adam: added to the root of the mean square."""
+    """Adam and RMSprop: added to the root of the mean square."""
     momentum: float = 0.9
     """SGD: decay of the sum of the gradients per update; 0 for none."""
     nesterov: bool = True
@@ -67,7 +68,17 @@ class OptimizerConfig(Config):
     @property
     def num_moments(self) -> int:
         """Tensors of a parameter's size that its state needs."""
-        return 2 if self.kind.startswith("adam") else int(self.momentum > 0)
+        return int(self.has_mean) + int(self.has_square)
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether its state has a mean or sum of gradients."""
+        return self.kind.startswith("adam") or (self.kind.startswith("sgd") and self.momentum > 0)
+
+    @property
+    def has_square(self) -> bool:
+        """Whether its state has a mean of squared gradients."""
+        return not self.kind.startswith("sgd")
 
     def _problems(self) -> list[str]:
         problems = [
@@ -219,7 +230,8 @@ class Optimizer:
                 message = f"The optimizer state {key!r} does not fit the network; restore the checkpoint as written."
                 raise CheckpointMismatchError(message, name=key)
             found[name][kind] = tensor
-        needed = {"steps", *("mean", "square")[: self.config.num_moments]}
+        held = {"steps": True, "mean": self.config.has_mean, "square": self.config.has_square}
+        needed = {kind for kind, is_held in held.items() if is_held}
         for name, kinds in found.items():
             if set(kinds) != needed:
                 message = (
@@ -233,17 +245,18 @@ class Optimizer:
         """Return the state of a parameter, made, extended or moved where needed."""
         state = self._states.get(name)
         if state is None:
-            mean = _zeros(name, parameter) if self.config.num_moments else None
-            square = _zeros(name, parameter) if self._is_adam else None
+            mean = _zeros(name, parameter) if self.config.has_mean else None
+            square = _zeros(name, parameter) if self.config.has_square else None
             state = self._states[name] = _State(mean, square, 0)
-        mean, steps = state.mean, state.steps
-        if mean is not None and not _is_alike(mean, parameter):
-            by_row = by_row or mean.shape != parameter.shape
-            state.mean = _extended(name, mean, parameter)
+        steps = state.steps
+        moment = state.square if state.mean is None else state.mean
+        if moment is not None and not _is_alike(moment, parameter):
+            by_row = by_row or moment.shape != parameter.shape
+            state.mean = None if state.mean is None else _extended(name, state.mean, parameter)
             state.square = None if state.square is None else _extended(name, state.square, parameter)
             state.views.clear()  # they would keep the old tensors alive until the table is touched again
         if by_row and isinstance(steps, int):
-            num_rows = len(parameter) if mean is None else len(mean)
+            num_rows = len(parameter) if moment is None else len(moment)
             steps = state.steps = torch.full((num_rows,), float(steps), device=parameter.device)
         if isinstance(steps, Tensor) and (len(steps) < len(parameter) or steps.device != parameter.device):
             state.steps = torch.zeros(len(parameter), device=parameter.device)
@@ -262,7 +275,8 @@ class Optimizer:
         if state.viewed != table.data_ptr() or len(state.views) > MAX_VIEWS:
             state.views.clear()
             state.viewed = table.data_ptr()
-        stacked = [x for x in (table, state.steps, state.mean, state.square) if x is not None]
+        pairs = zip(batch.updated, (table, state.steps, state.mean, state.square), strict=True)
+        lists, stacked = zip(*((held, x) for held, x in pairs if x is not None), strict=True)
         views = []
         for row in rows.tolist():
             view = state.views.get(row)
@@ -270,7 +284,7 @@ class Optimizer:
                 view = state.views[row] = tuple(x[row] for x in stacked)
             views.append(view)
         batch.gradients += gradients.contiguous().unbind()
-        for held, found in zip(batch.updated, zip(*views, strict=True), strict=False):
+        for held, found in zip(lists, zip(*views, strict=True), strict=bool(views)):
             held += found
 
     def _update(self, batch: _Batch, rate: float) -> None:
@@ -299,6 +313,14 @@ class Optimizer:
                 amsgrad=False,
                 maximize=False,
             )
+        elif self.config.kind == "rmsprop":
+            if weight_decay:
+                gradients = list(torch._foreach_add(gradients, batch.weights, alpha=weight_decay))
+            torch._foreach_mul_(batch.squares, config.beta2)
+            torch._foreach_addcmul_(batch.squares, gradients, gradients, value=1.0 - config.beta2)
+            roots = torch._foreach_sqrt(batch.squares)
+            torch._foreach_add_(roots, config.epsilon)
+            torch._foreach_addcdiv_(batch.weights, gradients, roots, value=-rate)
         else:
             torch._fused_sgd_(
                 batch.weights,

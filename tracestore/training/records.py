@@ -1,9 +1,9 @@
 """What a training step did and where its time went: frozen records, and the clock that fills them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 __all__ = ["StepClock", "StepRecord", "StepTimes"]
 
@@ -75,10 +75,12 @@ class StepRecord:
     num_traces: int
     """Traces of the step, all ranks together."""
     loss: float
-    """Mean of -log q over the traces; unmodelled sites count their prior."""
+    """Mean over the traces: of -log q, unmodelled sites with their prior, or of the sum of all terms."""
     gradient_norm: float
     """Before clipping."""
     learning_rate: float
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """What the loss is the sum of, by name, if it has several terms."""
     bad_traces: tuple[int, ...] = ()
     """Traces whose loss is not finite, for which the step was skipped."""
     is_skipped: bool = False

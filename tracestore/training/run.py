@@ -23,9 +23,10 @@ from tracestore.samplers.tensor_batch import TensorBatch
 from tracestore.samplers.torch_loader import TraceLoader, trace_loader
 from tracestore.store.location import StorePath
 from tracestore.store.trace_store import TraceStore
+from tracestore.training.checkpoint import Checkpoints
 from tracestore.training.communicator import Communicator, CommunicatorKind, open_communicator
 from tracestore.training.config import TrainConfig
-from tracestore.training.job import resolve_config, split_columns, training_job
+from tracestore.training.job import describe_store, resolve_config, split_columns, training_job
 from tracestore.training.loop import TrainingLoop
 from tracestore.training.memory import available_memory, require_memory
 from tracestore.training.sources import StoreSource
@@ -114,7 +115,7 @@ def train(
     ranks = open_communicator(ranks_by, device=config.device) if communicator is None else nullcontext(communicator)
     with ranks as communicator:
         resolved = resolve_config(config if start is None else replace(config, network=start.config), opened)
-        job = training_job({**_describe(opened), **_describe_start(start), **_describe_modules(given)}, resolved)
+        job = training_job({**describe_store(opened), **_describe_start(start), **_describe_modules(given)}, resolved)
         if not claim_together(folder, job, resolved, communicator):
             started = time.perf_counter()
             _Training(opened, folder, resolved, start, given, observer, communicator).finish()
@@ -139,7 +140,8 @@ class _Training:
         trainer, progress = begin_or_go_on(
             folder, config, source, self._new_network, modules=modules, communicator=communicator, grows=False
         )
-        self.loop = TrainingLoop(folder, trainer, progress, source, lambda: self._loader("validation"), observer)
+        checkpoints = Checkpoints(folder, config.keep_checkpoints)
+        self.loop = TrainingLoop(checkpoints, trainer, progress, source, lambda: self._loader("validation"), observer)
 
     def finish(self) -> None:
         """Do the steps that are left, then write the finished network."""
@@ -209,15 +211,3 @@ def _describe_start(start: ProposalNetwork | None) -> dict[str, object]:
 
 def _describe_modules(modules: Mapping[str, nn.Module]) -> dict[str, object]:
     return {f"modules.{name}": ModuleRecord.of(module).class_name for name, module in sorted(modules.items())}
-
-
-def _describe(store: TraceStore) -> dict[str, object]:
-    source = store.job.fields if store.job is not None else {}
-    special = {name: source[name] for name in ("build", "collapse_rejection") if source.get(name)}
-    return {
-        "simulator": source.get("simulator"),
-        "fingerprint": source.get("fingerprint"),
-        "snapshot": store.snapshot_id,
-        "num_traces": len(store),
-        **special,
-    }

@@ -15,7 +15,9 @@ __all__ = [
     "Numeric",
     "Value",
     "as_numbers",
+    "carries_gradient",
     "normalize_weights",
+    "plain_array",
     "read_array",
     "read_scalar",
 ]
@@ -208,6 +210,29 @@ def read_array(value: Numeric, shape: tuple[int, ...]) -> NDArray[np.floating]:
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
+def plain_array(value: object) -> NDArray[np.generic]:
+    """Read a value as a numpy array; a tensor, wherever it is, without its gradient.
+
+    Examples
+    --------
+    >>> plain_array([1.0, 2.0])
+    array([1., 2.])
+    """
+    detach = getattr(value, "detach", None)
+    return np.asarray(value if detach is None else detach().cpu())
+
+
+def carries_gradient(value: object) -> bool:
+    """Tell whether a value is a tensor through which a gradient flows.
+
+    Examples
+    --------
+    >>> carries_gradient(1.0)
+    False
+    """
+    return getattr(value, "requires_grad", False) is True
+
+
 def as_numbers(family: str, name: str, value: Numeric) -> NDArray[np.float64]:
     """Copy a parameter into a float64 array.
 
@@ -224,7 +249,7 @@ def as_numbers(family: str, name: str, value: Numeric) -> NDArray[np.float64]:
         When it is not numeric.
     """
     try:
-        array = np.asarray(value)
+        array = plain_array(value)
     except ValueError as error:  # rows of several lengths
         message = f"`{name}` of {family} must be a number or an array of numbers; got {value!r}."
         raise InvalidInputError(message) from error

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError
-from tracestore.traces.distributions.base import Distribution, Numeric, as_numbers, read_array
+from tracestore.traces.distributions.base import (
+    Distribution,
+    Numeric,
+    as_numbers,
+    carries_gradient,
+    read_array,
+)
 
 __all__ = [
     "CONCENTRATION",
@@ -92,15 +98,17 @@ class Elementwise(Distribution):
     """Base of the families in which every parameter broadcasts against the others.
 
     A subclass lists its parameters in constructor order, as class attributes. One of ``_scalars`` and ``_arrays`` is
-    empty: parameters of shape ``()`` throughout make a scalar distribution.
+    empty: parameters of shape ``()`` throughout make a scalar distribution. Parameters that are tensors with a gradient
+    are kept aside, too, for those who follow it; whatever else is asked of the distribution is answered from numbers.
     """
 
-    __slots__ = ("_arrays", "_scalars", "_shape")
+    __slots__ = ("_arrays", "_scalars", "_shape", "_tensors")
 
     _parameters: ClassVar[tuple[Parameter, ...]] = ()
     _arrays: tuple[NDArray[np.float64], ...]
     _scalars: tuple[float, ...]
     _shape: tuple[int, ...]
+    _tensors: tuple[object, ...]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -128,6 +136,11 @@ class Elementwise(Distribution):
     def shape(self) -> tuple[int, ...]:
         """Shape of one draw; ``()`` for a number."""
         return self._shape
+
+    @property
+    def given_tensors(self) -> tuple[object, ...] | None:
+        """The parameters as they were given, when one of them is a tensor with a gradient."""
+        return getattr(self, "_tensors", None)
 
     @property
     def num_parameters(self) -> int:
@@ -178,6 +191,8 @@ class Elementwise(Distribution):
 
     def _set_arrays(self, values: tuple[Numeric, ...]) -> None:
         family = type(self).__name__
+        if any(carries_gradient(value) for value in values):
+            self._tensors = values
         arrays = []
         for parameter, value in zip(self._parameters, values, strict=True):
             array = as_numbers(family, parameter.name, value)

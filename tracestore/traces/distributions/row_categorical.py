@@ -11,6 +11,7 @@ from tracestore.traces.distributions.base import (
     Distribution,
     Numeric,
     as_numbers,
+    carries_gradient,
     read_array,
 )
 
@@ -40,12 +41,14 @@ class CategoricalRows(Distribution):
     (array([1., 0.]), (2,))
     """
 
-    __slots__ = ("_probs",)
+    __slots__ = ("_probs", "_tensors")
 
     family = "CategoricalRows"
     is_discrete = True
 
     def __init__(self, probs: ArrayLike) -> None:
+        if carries_gradient(probs):
+            self._tensors: tuple[object, ...] = (probs,)
         weights = as_numbers("CategoricalRows", "probs", probs)
         if weights.ndim != 2 or not weights.size:
             message = f"`probs` of CategoricalRows must have one row of weights a trace; got shape {weights.shape}."
@@ -67,6 +70,11 @@ class CategoricalRows(Distribution):
     def probs(self) -> NDArray[np.float64]:
         """Probabilities, shape ``(num_rows, num_categories)``."""
         return self._probs
+
+    @property
+    def given_tensors(self) -> tuple[object, ...] | None:
+        """The weights as they were given, when they are a tensor with a gradient."""
+        return getattr(self, "_tensors", None)
 
     @property
     def structure(self) -> str:

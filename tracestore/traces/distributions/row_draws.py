@@ -2,8 +2,8 @@
 
 The first axis of a *row-wise* distribution counts the rows: `Normal` with a mean of shape ``(n,)`` holds *n* scalar
 distributions. A distribution of shape ``()`` stands for the same one in each row, and so does a first axis of size one.
-Mixtures are row-wise when their components are. All other families have draws that cannot be cut into rows: whatever
-their shape, they stand for the same distribution in each row.
+Mixtures are row-wise when their components are, and so is every `RowwiseDistribution`. All other families have draws
+that cannot be cut into rows: whatever their shape, they stand for the same distribution in each row.
 
 Nothing here loops over rows, with these exceptions: quantiles of `TruncatedNormal`, whose elements are objects of their
 own, are found one by one, and families that this release does not know draw and score one by one.
@@ -22,6 +22,7 @@ from tracestore.traces.distributions.composite import Mixture, MultivariateNorma
 from tracestore.traces.distributions.elementwise import Elementwise
 from tracestore.traces.distributions.row_categorical import CategoricalRows
 from tracestore.traces.distributions.row_terms import element_terms, has_terms, term_arrays
+from tracestore.traces.distributions.rowwise import RowwiseDistribution
 from tracestore.traces.distributions.truncated import SMALLEST_UNIFORM, TruncatedNormal
 from tracestore.traces.distributions.weighted import Categorical, PiecewiseUniform
 
@@ -48,7 +49,9 @@ def is_vectorized(prior: Distribution) -> bool:
         return False
     if isinstance(prior, Elementwise):
         return has_terms(prior)
-    return isinstance(prior, Categorical | CategoricalRows | PiecewiseUniform | MultivariateNormal)
+    return isinstance(
+        prior, Categorical | CategoricalRows | PiecewiseUniform | MultivariateNormal | RowwiseDistribution
+    )
 
 
 class Rows(NamedTuple):
@@ -152,7 +155,7 @@ def _can_be_rowwise(prior: Distribution) -> bool:
         return has_terms(prior)
     if isinstance(prior, Mixture):
         return all(_can_be_rowwise(component) for component in prior.components)
-    return isinstance(prior, CategoricalRows)
+    return isinstance(prior, CategoricalRows | RowwiseDistribution)
 
 
 def _first(prior: Distribution) -> Distribution:
@@ -163,6 +166,8 @@ def _first(prior: Distribution) -> Distribution:
         return type(prior)(*[column if column.ndim else float(column) for column in columns])
     if isinstance(prior, Mixture):
         return Mixture([_first(component) for component in prior.components], prior.probs)
+    if isinstance(prior, RowwiseDistribution):
+        return prior.first_row()
     return Categorical(_weights(prior)[0])
 
 
@@ -176,7 +181,7 @@ def _parameters(prior: Distribution) -> list[Array]:
         return parts
     if isinstance(prior, Mixture):
         return [*[part for component in prior.components for part in _parameters(component)], prior.probs[None]]
-    return [_weights(prior)]
+    return [prior.parameter_rows() if isinstance(prior, RowwiseDistribution) else _weights(prior)]
 
 
 def _weights(prior: Distribution) -> Array:
@@ -191,8 +196,8 @@ def _sample(
         return _sample_elements(prior, num_rows, shape, rng)
     if isinstance(prior, Mixture):
         return _sample_mixture(prior, num_rows, shape, rng, is_rowwise=is_rowwise)
-    if isinstance(prior, CategoricalRows):
-        return prior.sample_rows(num_rows, rng)
+    if isinstance(prior, CategoricalRows | RowwiseDistribution):
+        return np.asarray(prior.sample_rows(num_rows, rng), np.float64)
     if isinstance(prior, Categorical):
         return _choose(prior.probs, num_rows, rng).astype(np.float64)
     if isinstance(prior, PiecewiseUniform):
@@ -268,7 +273,7 @@ def _log_prob(prior: Distribution, values: Array, *, is_rowwise: bool) -> Array:
         return _log_prob_of_elements(prior, values)
     if isinstance(prior, Mixture):
         return _log_prob_of_mixture(prior, values, is_rowwise=is_rowwise)
-    if isinstance(prior, CategoricalRows):
+    if isinstance(prior, CategoricalRows | RowwiseDistribution):
         return prior.log_prob_rows(values)
     if isinstance(prior, Categorical):
         return _log_prob_of_category(prior, values)

@@ -177,6 +177,10 @@ def _binomial(x: Array, total_count: Array, probs: Array) -> Array:
     return np.where(is_inside, terms, -math.inf)
 
 
+def _point_mass(x: Array, location: Array, tolerance: Array) -> Array:
+    return np.where(np.abs(x - location) <= tolerance, 0.0, -math.inf)
+
+
 _TERMS: dict[str, Callable[..., Array]] = {
     "Normal": _normal,
     "LogNormal": _log_normal,
@@ -190,6 +194,7 @@ _TERMS: dict[str, Callable[..., Array]] = {
     "Bernoulli": _bernoulli,
     "Poisson": _poisson,
     "Binomial": _binomial,
+    "PointMass": _point_mass,
 }
 
 

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from tracestore import __version__
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
 from tracestore.reports.shower_comparison import compare_sets
 from tracestore.reports.shower_numbers import ComparisonResult
@@ -75,7 +75,7 @@ def measure_showers(
         "shape": list(known.shape),
         "threshold": threshold,
         "seed": seed,
-        "tracestore": version("tracestore"),
+        "tracestore": __version__,
     }
     started = time.monotonic()
     total = len(sets) + 2

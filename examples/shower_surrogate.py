@@ -25,8 +25,7 @@ from tracestore.simulators.shower import ShowerConfig, ShowerModel, draw_shower,
 from tracestore.simulators.shower_geometry import ShowerBox
 
 try:
-    from tracestore.surrogates import Surrogate
-    from tracestore.surrogates.stand_in import draw_surrogate
+    from tracestore.surrogates import Surrogate, draw_surrogate
     from tracestore.training.surrogate import train_surrogate
     from tracestore.training.surrogate_config import RECIPES
 except ts.TracestoreError as error:

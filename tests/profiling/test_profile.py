@@ -168,7 +168,7 @@ def test_arguments_out_of_range_are_refused(options, complaint):
 @pytest.mark.parametrize("stop", [None, KeyboardInterrupt], ids=["end", "interrupted"])
 def test_no_store_stays_behind(tmp_path, monkeypatch, stop):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    seen = []
+    seen: list[float] = []
 
     def watched():
         seen.extend(path.name for path in tmp_path.iterdir())

@@ -1,7 +1,7 @@
 """Generative models that stand in for a simulator's observation: what they compute, and their files.
 
-A surrogate gives images for labels (energy, angle) many times faster than the simulator it was trained on. How it
-learns is the business of `tracestore.training`.
+A surrogate gives images for labels (energy, angle), in place of a simulator that takes longer. How it learns is the
+business of `tracestore.training`.
 """
 
 from tracestore._extras import extra
@@ -13,6 +13,7 @@ with extra("train"):
 from tracestore.surrogates.config import FlowConfig, GanConfig, SurrogateConfig
 from tracestore.surrogates.model import GenerativeModel
 from tracestore.surrogates.persistence import load_surrogate
+from tracestore.surrogates.stand_in import draw_surrogate, surrogate_simulator
 from tracestore.surrogates.surrogate import Surrogate, new_surrogate, require_geometry
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "GenerativeModel",
     "Surrogate",
     "SurrogateConfig",
+    "draw_surrogate",
     "load_surrogate",
     "new_surrogate",
     "require_geometry",
+    "surrogate_simulator",
 ]

@@ -1,10 +1,10 @@
 """A three-dimensional convolutional generator, trained against a discriminator that also tells the labels.
 
 After the 3DGAN of CERN openlab (F. Carminati, G. Khattak, S. Vallecorsa and others, "Three dimensional Generative
-Adversarial Networks for fast simulation", J. Phys.: Conf. Series 1085, 2018, and G. Khattak et al., "Fast simulation of a
-high granularity calorimeter by generative adversarial networks", Eur. Phys. J. C 82, 2022): a latent vector of 256
-numbers scaled by the condition, a generator of 3-D convolutions, and a discriminator with heads for real or generated,
-energy, angle and the sum of all cells; about a million parameters each.
+Adversarial Networks for fast simulation", J. Phys.: Conf. Series 1085, 2018, and G. Khattak et al., "Fast simulation
+of a high granularity calorimeter by generative adversarial networks", Eur. Phys. J. C 82, 2022): a latent vector of
+256 numbers scaled by the condition, a generator of 3-D convolutions, and a discriminator with heads for real or
+generated, energy, angle and the sum of all cells; about a million parameters each.
 
 Our choices: cells are read by their logarithm (`scaling`); each cell has a random number of its own, since spots fall
 into cells independently; the adversarial loss pairs a real and a generated image of the same labels, with gradient

@@ -35,8 +35,9 @@ def test_program_without_kernels_says_so(run):
         (["--network", "n"], "--network needs --observe"),
         (["--observe", "obs0=1"], "--observe needs --network"),
         (["--kernel-threads", "1,0"], "must be at least 1; got 0"),
+        (["--out", "."], "'.' is a folder"),
     ],
-    ids=["no-traces", "both", "no-seconds", "no-observation", "no-network", "no-threads"],
+    ids=["no-traces", "both", "no-seconds", "no-observation", "no-network", "no-threads", "folder"],
 )
 def test_wrong_usage_is_status_2(run, words, complaint):
     status, output, errors = run("profile", "gum", *words)
@@ -50,3 +51,18 @@ def test_program_that_always_fails_is_status_1(run, tmp_path):
     assert (status, output) == (1, "")
     assert "RuntimeError: no beam" in errors
     assert "Traceback" not in errors
+
+
+def test_sigterm_removes_the_temporary_stores(run, tmp_path, monkeypatch):
+    (tmp_path / "ended_beam.py").write_text(
+        "import signal\n"
+        "def program():\n"
+        "    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    raise RuntimeError('the signal has its usual effect')\n"
+    )
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    status, *_ = run("profile", "ended_beam:program", "--num-traces", 20)
+    assert (status, [*folder.iterdir()]) == (143, [])

@@ -82,8 +82,14 @@ def test_every_rule_names_a_module_that_exists():
 
 @pytest.mark.parametrize(
     ("frame", "expected"),
-    [(PROGRAM, True), (NUMPY, False), (CALL, False), (ours("simulators.toys", "gum"), True)],
-    ids=["own", "library", "caller", "bundled"],
+    [
+        (PROGRAM, True),
+        (NUMPY, False),
+        (CALL, False),
+        (ours("simulators.toys", "gum"), True),
+        (ours("native.kernel", "Kernel.call"), False),
+    ],
+    ids=["own", "library", "caller", "bundled", "kernel"],
 )
 def test_lines_of_the_program(frame, expected):
     assert is_program(frame) is expected

@@ -1,8 +1,10 @@
 """Kernels that a program calls are found and timed again."""
 
 import numpy as np
+import pytest
 
 import tracestore as ts
+from tracestore.errors import InvalidInputError
 from tracestore.native.kernel import Kernel
 from tracestore.native.kernel_library import KernelShape
 from tracestore.profiling import profile
@@ -25,6 +27,18 @@ def test_largest_call_is_timed_on_each_number_of_threads():
     ]
     assert [speed.num_threads for speed in kernels[0].speeds] == [1, 2]
     assert (kernels[0].speeds[0].speedup, kernels[0].speeds[0].efficiency) == (1.0, 1.0)
+
+
+def test_parameters_may_be_a_list():
+    with KernelWatch() as watch:
+        SQUARE.call([2.0], np.ones((3, 1)))
+        SQUARE.call([[2.0], [3.0]], np.ones((3, 1)))
+    assert [(kernel.num_calls, kernel.num_rows) for kernel in watch.scaling([1])] == [(2, 2)]
+
+
+def test_wrong_parameters_are_refused_as_without_the_watch():
+    with KernelWatch(), pytest.raises(InvalidInputError, match="'square' must have shape"):
+        SQUARE.call([2.0, 3.0], np.ones((3, 1)))
 
 
 def test_watch_leaves_the_kernels_as_they_were():

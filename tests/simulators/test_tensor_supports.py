@@ -72,3 +72,13 @@ def test_angles_are_wrapped():
 def test_whole_numbers_are_refused(prior):
     with pytest.raises(InvalidInputError, match="draws whole numbers, which have no gradient"):
         tensor_supports.support_of(prior)
+
+
+def test_angles_mixed_with_other_numbers_are_refused():
+    with pytest.raises(InvalidInputError, match="mixes angles with other numbers"):
+        tensor_supports.support_of(ts.Mixture([ts.VonMises(0.0, 1.0), ts.Normal(6.0, 1.0)], [0.5, 0.5]))
+
+
+def test_a_mixture_of_angles_is_an_angle():
+    mixture = ts.Mixture([ts.VonMises(0.0, 1.0), ts.VonMises(2.0, 1.0)], [0.5, 0.5])
+    assert tensor_supports.support_of(mixture).kind == "circle"

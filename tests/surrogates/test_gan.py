@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -108,3 +110,19 @@ def test_training_steps_bring_the_score_down():
             sum(term.mean() for term in terms.values()).backward()
             optimizer.step()
     assert score() < 0.8 * before
+
+
+def test_before_training_cells_of_spots_are_hit_as_often_as_those_of_the_images():
+    rng = np.random.default_rng(1)
+    spots = rng.poisson(np.linspace(0.05, 3.0, SHAPE[2]), (800, *SHAPE))
+    images = torch.from_numpy(np.where(spots > 0, rng.gamma(np.maximum(spots, 1)), 0.0).astype(np.float32))
+    labels = torch.from_numpy(rng.uniform(10.0, 20.0, (800, 1)).astype(np.float32))
+    model = AdversarialGenerator(SHAPE, 1, replace(CONFIG.gan, cell_law="spots"))
+    model.fit(images, labels)
+    with torch.no_grad():
+        for layer in (model.generator.to_full, model.generator.layers):
+            layer.weight.zero_()
+        made = model.generate(labels, model.draw_noise(800, row_generators(np.arange(800), 1)))
+    for energy in (0.0, 1.0, 3.0):
+        found, expected = ((cells > energy).float().mean((0, 1, 2)) for cells in (made, images))
+        np.testing.assert_allclose(found[1:], expected[1:], atol=0.03)  # a rare layer is read as its neighbors

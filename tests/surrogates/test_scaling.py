@@ -1,9 +1,11 @@
+import math
+
 import pytest
 
 pytest.importorskip("torch")
 import torch
 
-from tracestore.surrogates.cell_law import fit_cell_law, label_basis, read_level
+from tracestore.surrogates.cell_law import draw_spots, fit_cell_law, label_basis, read_level
 from tracestore.surrogates.model import draw_normals, row_generators
 from tracestore.surrogates.moments import Moments
 from tracestore.surrogates.scaling import CellScaling, FeatureScaling, LabelScaling
@@ -89,3 +91,18 @@ def test_a_generator_that_fails_has_an_infinite_score():
     images, labels = showers(400), torch.linspace(-1.0, 1.0, 400)[:, None]
     moments.fit(images, labels)
     assert moments.distance(moments.sums(images, images * torch.nan, labels)) == float("inf")
+
+
+@pytest.mark.parametrize("mean", [0.05, 1.0, 4.0, 20.0, 200.0])
+def test_cells_of_spots_have_the_moments_and_the_zeros_of_a_number_of_spots(mean):
+    noise = torch.randn(200_000, generator=torch.Generator().manual_seed(1))
+    cells = draw_spots(torch.full_like(noise, math.log(mean)), noise)
+    assert float(cells.mean()) == pytest.approx(mean, rel=0.02)
+    assert float(cells.var()) == pytest.approx(2.0 * mean, rel=0.05)
+    assert float((cells == 0.0).float().mean()) == pytest.approx(math.exp(-mean), abs=0.003)
+
+
+def test_the_slope_of_cells_of_spots_is_finite_from_the_emptiest_to_the_fullest():
+    log_mean = torch.linspace(-100.0, 30.0, 500).requires_grad_()
+    draw_spots(log_mean, torch.linspace(-4.0, 4.0, 500)).sum().backward()
+    assert bool(log_mean.grad.isfinite().all())

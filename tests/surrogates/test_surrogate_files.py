@@ -72,3 +72,26 @@ def test_weights_of_another_surrogate_are_refused(folder):
     save_file(weights, folder / "weights.safetensors")
     with pytest.raises(CheckpointMismatchError, match=r"generator\.grid\.bias is missing; other is not part"):
         load_surrogate(folder)
+
+
+def test_weights_with_a_changed_bit_are_refused(folder):
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-100] ^= 1
+    (folder / "weights.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointMismatchError, match="are not those that were written"):
+        load_surrogate(folder)
+
+
+def test_a_record_without_a_digest_of_the_weights_is_read(folder):
+    record = json.loads((folder / "surrogate.json").read_text())
+    del record["weights"]
+    (folder / "surrogate.json").write_text(json.dumps(record))
+    assert load_surrogate(folder).labels == ("energy", "angle")
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    weights = load_file(folder / "weights.safetensors")
+    weights["generator.grid.bias"][0] = float("nan")
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(CheckpointMismatchError, match=r"generator\.grid\.bias has values that are not finite"):
+        load_surrogate(folder)

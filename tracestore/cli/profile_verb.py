@@ -2,6 +2,11 @@
 
 import argparse
 import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracestore.cli.simulator_options import add_length_cap, add_simulator_options, load_simulator
@@ -57,6 +62,8 @@ def run_profile(args: argparse.Namespace) -> int:
     if (args.network is None) != (args.observe is None):
         absent, there = ("--network", "--observe") if args.network is None else ("--observe", "--network")
         args.parser.error(f"{there} needs {absent}")
+    if args.out is not None and Path(args.out).is_dir():
+        args.parser.error(f"--out: {args.out!r} is a folder; give the name of a file")
     from tracestore.profiling import profile
 
     network = None
@@ -64,19 +71,20 @@ def run_profile(args: argparse.Namespace) -> int:
         from tracestore.training import load_network
 
         network = load_network(args.network)
-    found = profile(
-        load_simulator(args),
-        num_traces=args.num_traces,
-        seconds=args.seconds,
-        path=args.out,
-        network=network,
-        observations=None if args.observe is None else _observations(args),
-        threads=args.kernel_threads,
-        seed=args.seed,
-        max_sites=args.max_sites,
-        backend=args.store_format,
-        codec=args.codec,
-    )
+    with _unwinding():
+        found = profile(
+            load_simulator(args),
+            num_traces=args.num_traces,
+            seconds=args.seconds,
+            path=args.out,
+            network=network,
+            observations=None if args.observe is None else _observations(args),
+            threads=args.kernel_threads,
+            seed=args.seed,
+            max_sites=args.max_sites,
+            backend=args.store_format,
+            codec=args.codec,
+        )
     if args.json:
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
         return 0
@@ -86,6 +94,23 @@ def run_profile(args: argparse.Namespace) -> int:
     if args.out is not None:
         print(f"\nprofile in {args.out}")
     return 0
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """End by SIGTERM as by an exception, so that temporary stores are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signals are handled there
+        return
+    previous = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _observations(args: argparse.Namespace) -> "dict[str, NDArray[np.float64]]":

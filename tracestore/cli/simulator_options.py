@@ -25,6 +25,8 @@ BUNDLED = (
     "pythia-ee",
     "shower",
     "shower-angle",
+    "cross-section",
+    "cross-section-torch",
 )
 """Names of the bundled simulators, known without loading one."""
 MAX_SITES = 100_000

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tracestore.cli.rank_voice import open_ranks, rank_world, require_no_problem, speak_with_one_voice
 from tracestore.cli.words import parse_duration, parse_positive, parse_whole
-from tracestore.errors import TracestoreError
+from tracestore.errors import InvalidInputError, TracestoreError
 from tracestore.progress import Progress
 
 if TYPE_CHECKING:
@@ -123,6 +123,12 @@ def _read_settings(args: argparse.Namespace, start: "Surrogate | None") -> "Surr
     from tracestore.training.config_file import read_config
     from tracestore.training.surrogate_config import RECIPES
 
+    if start is not None and args.model not in {None, start.config.model}:
+        message = (
+            f"{args.start} is a {start.config.model!r}, and a training that starts from it cannot be a {args.model!r}; "
+            "leave out `--start` or `--model`."
+        )
+        raise InvalidInputError(message, argument="model", found=args.model)
     labels = None if args.labels is None else [name.strip() for name in args.labels.split(",")]
     words = ("observation", "epochs", "seconds", "batch_size", "seed", "device", "precision")
     short = {"surrogate.model": args.model, "labels": labels, **{name: getattr(args, name) for name in words}}

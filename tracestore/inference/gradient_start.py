@@ -152,7 +152,7 @@ def _label(target: GradientTarget, column: int) -> str:
 
 
 def _no_start(num_lost: int, num_chains: int, failure: str, troubled: str) -> InferenceError:
-    reason = f"the gradient at the draw {troubled!r} was no finite number" if troubled else failure
+    reason = f"the gradient at the draw {troubled!r} was no finite number" if troubled else failure.rstrip(".")
     message = (
         f"No start for {num_lost} of {num_chains} chains in {_MAX_STARTS} prior draws of each: {reason}. Check the"
         " observation, and that the program computes with torch throughout; observe with a distribution of unbounded"

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 from numpy.typing import ArrayLike
 
+from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
-from tracestore.inference.gradient_config import HMCConfig, MALAConfig
+from tracestore.inference.gradient_config import GradientConfig, HMCConfig, MALAConfig
 from tracestore.inference.gradient_run import run_gradient_chains
 from tracestore.posteriors.posterior import Posterior
 from tracestore.simulators.base import MAX_SITES, Simulator
@@ -91,7 +92,7 @@ def hmc(
     True
     """
     return run_gradient_chains(
-        "hmc", simulator, observations, path, config or HMCConfig(),
+        "hmc", simulator, observations, path, _read_config(config, HMCConfig),
         num_draws=num_draws, chains=chains, seed=seed, max_sites=max_sites, observer=observer,
     )  # fmt: skip
 
@@ -144,6 +145,16 @@ def mala(
     True
     """
     return run_gradient_chains(
-        "mala", simulator, observations, path, config or MALAConfig(),
+        "mala", simulator, observations, path, _read_config(config, MALAConfig),
         num_draws=num_draws, chains=chains, seed=seed, max_sites=max_sites, observer=observer,
     )  # fmt: skip
+
+
+def _read_config(config: GradientConfig | None, kind: type[GradientConfig]) -> GradientConfig:
+    """Refuse the settings of the other engine, which would choose its moves."""
+    if config is None:
+        return kind()
+    if not isinstance(config, kind):
+        message = f"`config` must be a {kind.__name__}; got a {type(config).__name__}."
+        raise InvalidInputError(message, argument="config")
+    return config

@@ -193,6 +193,8 @@ def is_program(frame: Frame) -> bool:
     if category_of(frame.module, frame.function, frame.file) != "simulator":
         return False
     is_ours = frame.module.startswith("tracestore.")
+    if frame.module.startswith("tracestore.native."):
+        return False  # what calls a kernel is a line of the program, not how it is called
     return not is_ours or frame.function.rpartition(".")[2] not in CALLERS
 
 

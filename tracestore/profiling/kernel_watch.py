@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from tracestore.native.kernel import Kernel
 
 __all__ = ["KernelScaling", "KernelWatch", "ThreadSpeed"]
@@ -106,12 +108,14 @@ class KernelWatch:
     def _watched(self, method: Callable[..., Any], *, is_gradient: bool) -> Callable[..., Any]:
         def call(kernel: Kernel, parameters: Any, *others: Any, **options: Any) -> Any:  # noqa: ANN401
             key = (id(kernel), is_gradient)
+            found = method(kernel, parameters, *others, **options)
+            rows = np.array(parameters, np.float64)  # a copy: programs may write into theirs
             places = others or ((options["points"],) if options.get("points") is not None else ())
-            work = parameters.size * (places[0].size if places and places[0] is not None else 1)
+            work = rows.size * (places[0].size if places and places[0] is not None else 1)
             self._counts[key] = self._counts.get(key, 0) + 1
             if work > self._largest.get(key, (-1,))[0]:
-                self._largest[key] = (work, kernel, (parameters.copy(), *places))
-            return method(kernel, parameters, *others, **options)
+                self._largest[key] = (work, kernel, (rows, *places))
+            return found
 
         return call
 

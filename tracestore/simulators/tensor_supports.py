@@ -94,19 +94,25 @@ def support_of(prior: Distribution) -> Support:
     Raises
     ------
     InvalidInputError
-        When its draws are discrete, or the family is not known here.
+        When its draws are discrete, it mixes angles with other numbers, or the family is not known here.
     """
     if prior.is_discrete:
         message = f"{prior.suffix} draws whole numbers, which have no gradient."
         raise InvalidInputError(message, family=prior.family)
     if isinstance(prior, Mixture):
         parts = [support_of(component) for component in prior.components]
-        if any(part.kind == "circle" for part in parts):
-            return parts[0]._replace(kind="circle")
+        kinds = {part.kind for part in parts}
+        if kinds == {"circle"}:
+            return parts[0]
+        if "circle" in kinds:
+            message = (
+                f"{prior.suffix} mixes angles with other numbers, so its draws lie neither on a line nor on a circle;"
+                " use an engine without gradients, such as `rmh`."
+            )
+            raise InvalidInputError(message, family=prior.family)
         low, high = parts[0].low, parts[0].high
         for part in parts[1:]:
             low, high = torch.minimum(low, part.low), torch.maximum(high, part.high)
-        kinds = {part.kind for part in parts}
         return Support(low, high, kinds.pop() if len(kinds) == 1 else "any")
     family = type(prior).__name__
     if family in _INTERVAL and isinstance(prior, Elementwise):

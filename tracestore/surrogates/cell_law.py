@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["fit_cell_law", "fit_total_law", "label_basis", "read_level"]
+__all__ = ["draw_spots", "fit_cell_law", "fit_total_law", "label_basis", "read_level"]
 
 NUM_STEPS = 8
 """Newton steps of the regressions; convergence is quadratic."""
@@ -20,6 +20,8 @@ LOWEST_LOG_MEAN = -14.0
 ENOUGH_HITS = 30.0
 """Hits from which a cell is believed rather than the mean of its neighbors."""
 MANY_SPOTS = 4.0
+SURELY_HIT = 60.0
+"""Spots from which the probability of none is too small for float32, and its Normal number comes from a series."""
 MOST_LEVEL = 12.0
 """Highest logarithm of a level; keeps exponentials finite."""
 CELLS_AT_ONCE = 2048
@@ -40,6 +42,38 @@ def read_level(read: Tensor) -> Tensor:
     return torch.add(above, read.clamp(max=0.0), alpha=SLOPE_BELOW).sub_(1.0)
 
 
+def draw_spots(log_mean: Tensor, noise: Tensor) -> Tensor:
+    """Return the energies of cells that a Poisson number of spots hits, each spot of one unit on average, exponential.
+
+    With ``z = max(level + noise, 0)`` a cell gets ``z (slope + z / 2)``. The level makes the probability of no spot
+    right, the slope the mean; that the variance is then nearly twice the mean, as it should be, and the distribution
+    nearly that of the spots, is an observation of ours.
+
+    Parameters
+    ----------
+    log_mean
+        Logarithm of the mean number of spots.
+    noise
+        Standard Normal numbers, of the same shape.
+
+    Examples
+    --------
+    >>> draw_spots(torch.full((100_000,), math.log(0.5)), torch.randn(100_000)).mean().round(decimals=1)
+    tensor(0.5000)
+    """
+    mean = torch.exp(log_mean.clamp(LOWEST_LOG_MEAN, MOST_LEVEL))
+    few = -torch.special.ndtri(torch.exp(-mean.clamp(max=SURELY_HIT)).clamp(max=1.0 - 1e-6))
+    far = torch.sqrt(2.0 * mean.clamp(min=0.5 * SURELY_HIT))
+    many = far - torch.log(math.sqrt(2.0 * math.pi) * far) / far
+    level = torch.where(mean < SURELY_HIT, few, many)
+    hit = -torch.expm1(-mean)
+    # mean of z, by which that of z squared is ``level * mean_z + hit``
+    mean_z = (level * hit + torch.exp(-0.5 * level**2) / math.sqrt(2.0 * math.pi)).clamp(min=1e-9)
+    slope = ((mean - 0.5 * hit) / mean_z - 0.5 * level).clamp(min=0.0)
+    z = functional.relu(level + noise)
+    return z * (slope + 0.5 * z)
+
+
 def label_basis(scaled_NL: Tensor) -> Tensor:
     """Return the monomials up to the second order of scaled labels, shape ``(N, B)``.
 
@@ -53,7 +87,7 @@ def label_basis(scaled_NL: Tensor) -> Tensor:
     return torch.cat(columns, dim=1)
 
 
-def fit_cell_law(units_NX: Tensor, scaled_NL: Tensor) -> Tensor:
+def fit_cell_law(units_NX: Tensor, scaled_NL: Tensor, *, is_of_spots: bool = False) -> Tensor:
     """Fit the law of every cell.
 
     The logarithm of the mean energy of a cell is a polynomial of the labels (`label_basis`), fitted by the likelihood
@@ -65,12 +99,14 @@ def fit_cell_law(units_NX: Tensor, scaled_NL: Tensor) -> Tensor:
         Images, in units, shape ``(N, x, y, depth)``.
     scaled_NL
         Scaled labels.
+    is_of_spots
+        Whether cells are drawn by `draw_spots`.
 
     Returns
     -------
     torch.Tensor
         Coefficients of the level and of the logarithm of the spread, shape ``(B, 2, x, y, depth)``. The level
-        is what `read_level` reads.
+        is what `read_level` reads. For spots, those of the logarithm of the mean, and zeros.
 
     Examples
     --------
@@ -95,6 +131,10 @@ def fit_cell_law(units_NX: Tensor, scaled_NL: Tensor) -> Tensor:
             _log_means(images.flatten(1)[:, block].double(), basis_NB) for images in (cells_NX, smooth_NX)
         )
         mean_NC = torch.exp(trust_C * own_NC + (1.0 - trust_C) * near_NC)
+        if is_of_spots:
+            law_B2C[:, 0, block] = project_BN @ torch.log(mean_NC)
+            law_B2C[:, 1, block] = 0.0
+            continue
         level_NC, spread_NC = _positive_part(mean_NC)
         read_NC = torch.where(level_NC > 0.0, torch.log1p(level_NC.clamp(min=0.0)), level_NC / SLOPE_BELOW)
         law_B2C[:, 0, block] = project_BN @ read_NC

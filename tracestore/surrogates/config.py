@@ -41,6 +41,9 @@ class GanConfig(Config):
     """Weight of sums of layers and counts of hit cells in the loss of the generator."""
     penalty: float = 1.0
     """Weight of the squared gradient of the discriminator with respect to images, real and generated."""
+    cell_law: Literal["normal", "spots"] = "normal"
+    """How the random number of a cell becomes its energy: the positive part of a Normal number, or the sum of a Poisson
+    number of exponential spots, which the cells of sampling calorimeters follow much more closely (`draw_spots`)."""
 
     def _problems(self) -> list[str]:
         problems = [require_positive(self, name) for name in ("latent_size", "discriminator_size")]

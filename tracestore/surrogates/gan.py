@@ -22,7 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tracestore.surrogates.cell_law import MOST_LEVEL, fit_cell_law, fit_total_law, label_basis, read_level
+from tracestore.surrogates.cell_law import (
+    MOST_LEVEL,
+    draw_spots,
+    fit_cell_law,
+    fit_total_law,
+    label_basis,
+    read_level,
+)
 from tracestore.surrogates.config import GanConfig
 from tracestore.surrogates.model import GenerativeModel, draw_normals
 from tracestore.surrogates.scaling import CellScaling, FeatureScaling, LabelScaling
@@ -197,7 +204,7 @@ class Generator(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], num_labels: int, config: GanConfig) -> None:
         super().__init__()
-        self.shape, self.latent_size = shape, config.latent_size
+        self.shape, self.latent_size, self.is_of_spots = shape, config.latent_size, config.cell_law == "spots"
         self.half_shape = tuple(-(-side // 2) for side in shape)
         self.quarter_shape = tuple(-(-side // 2) for side in self.half_shape)
         first, second, third = config.generator_channels
@@ -220,7 +227,7 @@ class Generator(nn.Module):
 
     def fit(self, units_NX: Tensor, scaled_NL: Tensor) -> None:
         """Fit the law of single cells; see `fit_cell_law`."""
-        law_B2X = fit_cell_law(units_NX, scaled_NL)
+        law_B2X = fit_cell_law(units_NX, scaled_NL, is_of_spots=self.is_of_spots)
         # a side may be odd: what is cut off again is never hit, and so has no part in the total
         sides = zip(self.half_shape[::-1], self.shape[::-1], strict=True)
         padding = [number for half, side in sides for number in (0, 2 * half - side)]
@@ -259,8 +266,11 @@ class Generator(nn.Module):
         level, spread = (law + maps).chunk(2, dim=1)
         level = level + self._layer_offsets(hidden)
         noise = cell_noise.reshape(num, 8, *self.half_shape)
-        cells = torch.addcmul(read_level(level), torch.exp(spread.clamp(max=MOST_LEVEL)), noise)
-        cells = functional.relu(cells, inplace=True)
+        spread = torch.exp(spread.clamp(max=MOST_LEVEL))
+        if self.is_of_spots:
+            cells = draw_spots(level, noise) * spread
+        else:
+            cells = functional.relu(torch.addcmul(read_level(level), spread, noise), inplace=True)
         log_total_N, log_spread_N = (basis_NB @ self.total_B2).unbind(1)
         # the total is known better than by adding up cells: resolution and sampling fraction are right at once
         total_N = torch.exp(log_total_N + torch.exp(log_spread_N) * total_noise_N)

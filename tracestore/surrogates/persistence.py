@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tracestore.errors import CheckpointMismatchError, InvalidInputError, StoreNotFoundError
+from tracestore.formats.document import digest
 from tracestore.networks.persistence import JOB_FILE, read_json, read_tensors
 from tracestore.store.job import Job
 from tracestore.surrogates.config import SurrogateConfig
@@ -81,6 +82,7 @@ def restore_surrogate(folder: Path) -> Surrogate:
         message = f"The record {folder / SURROGATE_FILE} is damaged ({error!r}); restore the file or train again."
         raise CheckpointMismatchError(message, path=str(folder)) from error
     _load_tensors(surrogate, folder / WEIGHTS_FILE)
+    _require_intact(folder / WEIGHTS_FILE, record.get("weights"))
     surrogate.model.eval()
     return surrogate
 
@@ -94,9 +96,21 @@ def _load_tensors(surrogate: Surrogate, path: Path) -> None:
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
+    problems += [
+        f"{name} has values that are not finite"
+        for name, tensor in found.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
     if problems:
         message = (
             f"The weights in {path} do not fit the surrogate: {'; '.join(problems[:5])}. Restore both files together."
         )
         raise CheckpointMismatchError(message, problems=tuple(problems))
     surrogate.model.load_state_dict(found)
+
+
+def _require_intact(path: Path, expected: str | None) -> None:
+    """Refuse weights that changed on the disk; a changed bit would make other images, and no error."""
+    if expected is not None and digest(path.read_bytes()) != expected:
+        message = f"The weights in {path} are not those that were written; restore both files together or train again."
+        raise CheckpointMismatchError(message, path=str(path))

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import save
 
 from tracestore.errors import GeometryMismatchError, InvalidInputError
+from tracestore.formats.document import digest
 from tracestore.networks.persistence import to_json, write_folder
 from tracestore.store.job import Job
 from tracestore.surrogates.config import SurrogateConfig
@@ -171,8 +172,11 @@ class Surrogate:
 
     def files(self) -> dict[str, bytes]:
         """Return the files of the surrogate by name; the last one completes it."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        weights = save(tensors)
         record = {
             "version": SURROGATE_VERSION,
+            "weights": digest(weights),
             "config": self.config.to_dict(),
             "labels": list(self.labels),
             "label_ranges": [list(pair) for pair in self.label_ranges],
@@ -181,8 +185,7 @@ class Surrogate:
             "summary": self.summary,
             "job": self.job.to_json(),
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        return {WEIGHTS_FILE: save(tensors), SURROGATE_FILE: to_json(record)}
+        return {WEIGHTS_FILE: weights, SURROGATE_FILE: to_json(record)}
 
     def save(self, folder: str | Path) -> None:
         """Write the surrogate into a folder that appears at once or not at all; an earlier one is replaced."""

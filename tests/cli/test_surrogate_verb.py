@@ -37,6 +37,13 @@ def test_training_goes_on_from_another_surrogate(run, store, tmp_path):
     assert found.job.fields["start"]
 
 
+def test_a_start_of_another_model_than_is_asked_for_is_refused(run, store, tmp_path):
+    assert run("surrogate", store, tmp_path / "a", *SMALL, "--epochs", 1)[0] == 0
+    status, _, errors = run("surrogate", store, tmp_path / "b", "--start", tmp_path / "a", "--model", "flow")
+    assert status == 1
+    assert "is a 'gan', and a training that starts from it cannot be a 'flow'" in errors
+
+
 def test_the_model_decides_the_settings_that_are_left_open(run, store, tmp_path):
     status, gan, errors = run("surrogate", store, tmp_path / "n", "--model", "gan", "--print-config")
     assert status == 0, errors

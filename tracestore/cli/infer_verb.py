@@ -23,6 +23,7 @@ MARKOV_ENGINES = ("lmh", "rmh", "hmc", "mala")
 GRADIENT_ENGINES = ("hmc", "mala")
 MARKOV_WORDS = ", ".join(MARKOV_ENGINES)
 DEFAULT_CHAINS = 4
+OBSERVE = "JSON object or npz archive, name to numbers; or NAME=NUMBER, which may be repeated"
 
 
 def add_infer_options(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def add_infer_options(parser: argparse.ArgumentParser) -> None:
     add_simulator_options(parser)
     parser.add_argument("output", metavar="OUT", help="the posterior to write")
     parser.add_argument("--engine", choices=ENGINES, required=True, help="how to infer")
-    parser.add_argument("--observe", metavar="FILE", help="JSON object or npz archive, name to numbers")
+    parser.add_argument("--observe", metavar="FILE|NAME=NUMBER", action="append", help=OBSERVE)
     text = "a trained network (engine ic; with rmh it proposes whole traces now and then)"
     parser.add_argument("--network", metavar="NETWORK", help=text)
     parser.add_argument(
@@ -76,7 +77,7 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
     add_simulator_options(parser)
     parser.add_argument("output", metavar="OUT", help="folder for rounds, networks and the posterior")
     parser.add_argument("--network", metavar="NETWORK", required=True, help="the trained network to begin with")
-    parser.add_argument("--observe", metavar="FILE", required=True, help="JSON object or npz archive, name to numbers")
+    parser.add_argument("--observe", metavar="FILE|NAME=NUMBER", action="append", required=True, help=OBSERVE)
     parser.add_argument("--rounds", metavar="R", type=parse_positive, default=4, help="rounds at most (default 4)")
     text = "draws of each round (default 4000)"
     parser.add_argument("--num-draws", metavar="N", type=parse_positive, default=4000, help=text)
@@ -90,7 +91,7 @@ def run_infer(args: argparse.Namespace) -> int:
     """Infer what happened inside a simulator, given an observation."""
     _check_infer_words(args)
     from tracestore import inference
-    from tracestore.cli.numbers_file import read_numbers
+    from tracestore.cli.numbers_file import read_observations
     from tracestore.store.location import StoreLocation
 
     engines: dict[str, Callable[..., Posterior]] = {
@@ -104,7 +105,7 @@ def run_infer(args: argparse.Namespace) -> int:
     }
     inputs: list[object] = [load_simulator(args)]
     if args.engine != "prior":
-        inputs.append(read_numbers(args.observe))
+        inputs.append(read_observations(args.observe))
     elif args.observe is not None:
         print("the engine prior draws its own observations; --observe is not used", file=sys.stderr)
     with open_executor(args) as executor, Progress() as progress:
@@ -118,14 +119,14 @@ def run_infer(args: argparse.Namespace) -> int:
 
 def run_refine(args: argparse.Namespace) -> int:
     """Infer one observation in rounds, with a network that learns from the draws of each."""
-    from tracestore.cli.numbers_file import read_numbers
+    from tracestore.cli.numbers_file import read_observations
     from tracestore.training import load_network
     from tracestore.workflows import refine
 
     with Progress() as progress:
         found = refine(
             load_simulator(args),
-            read_numbers(args.observe),
+            read_observations(args.observe),
             args.output,
             network=load_network(args.network),
             num_rounds=args.rounds,
@@ -180,7 +181,7 @@ def _options(args: argparse.Namespace, executor: "Executor") -> dict[str, object
 def _check_infer_words(args: argparse.Namespace) -> None:
     engine = args.engine
     if engine != "prior" and args.observe is None:
-        args.parser.error(f"the engine {engine} needs --observe FILE")
+        args.parser.error(f"the engine {engine} needs --observe FILE|NAME=NUMBER")
     if engine == "ic" and args.network is None:
         args.parser.error("the engine ic needs --network; train one with: tracestore train STORE NETWORK")
     if engine not in ("ic", "rmh") and args.network is not None:

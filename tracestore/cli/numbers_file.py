@@ -1,6 +1,7 @@
 """Named numbers from files: observations and true values."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from tracestore.errors import InvalidInputError
 
-__all__ = ["read_numbers"]
+__all__ = ["read_numbers", "read_observations"]
 
 
 def read_numbers(path: str | Path) -> dict[str, NDArray[np.float64]]:
@@ -48,6 +49,38 @@ def read_numbers(path: str | Path) -> dict[str, NDArray[np.float64]]:
     if not isinstance(found, dict) or not found:
         raise InvalidInputError(f"{str(path)!r} must hold one JSON object, name to number or list of numbers.")
     return {name: _numbers(name, value, path) for name, value in found.items()}
+
+
+def read_observations(words: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Read observations from words of a command line: files, or single numbers as ``NAME=NUMBER``.
+
+    Parameters
+    ----------
+    words
+        Later ones go before earlier ones.
+
+    Raises
+    ------
+    InvalidInputError
+        When a word is neither.
+
+    Examples
+    --------
+    >>> read_observations(["low=8", "high=9.5"])
+    {'low': array(8.), 'high': array(9.5)}
+    """
+    found: dict[str, NDArray[np.float64]] = {}
+    for word in words:
+        name, mark, number = word.partition("=")
+        if not mark or Path(word).is_file():
+            found |= read_numbers(word)
+            continue
+        try:
+            found[name] = np.asarray(float(number))
+        except ValueError as error:
+            message = f"The observation {name!r} must be a number; got {number!r}. Give arrays in a file."
+            raise InvalidInputError(message, name=name) from error
+    return found
 
 
 def _numbers(name: str, value: object, path: Path) -> NDArray[np.float64]:

@@ -7,14 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tracestore.cli.simulator_options import add_length_cap, add_simulator_options, load_simulator
 from tracestore.cli.words import parse_codec, parse_duration, parse_positive, parse_whole
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["add_profile_options", "run_profile"]
 
@@ -64,6 +59,7 @@ def run_profile(args: argparse.Namespace) -> int:
         args.parser.error(f"{there} needs {absent}")
     if args.out is not None and Path(args.out).is_dir():
         args.parser.error(f"--out: {args.out!r} is a folder; give the name of a file")
+    from tracestore.cli.numbers_file import read_observations
     from tracestore.profiling import profile
 
     network = None
@@ -78,7 +74,7 @@ def run_profile(args: argparse.Namespace) -> int:
             seconds=args.seconds,
             path=args.out,
             network=network,
-            observations=None if args.observe is None else _observations(args),
+            observations=None if args.observe is None else read_observations(args.observe),
             threads=args.kernel_threads,
             seed=args.seed,
             max_sites=args.max_sites,
@@ -111,23 +107,6 @@ def _unwinding() -> Iterator[None]:
 
 def _end(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def _observations(args: argparse.Namespace) -> "dict[str, NDArray[np.float64]]":
-    """Read observations from files and from words."""
-    import numpy as np
-
-    from tracestore.cli.numbers_file import read_numbers
-
-    found: dict[str, NDArray[np.float64]] = {}
-    for word in args.observe:
-        name, mark, number = word.partition("=")
-        try:
-            value = float(number) if mark else None
-        except ValueError:
-            args.parser.error(f"--observe: {name!r} must be a number; got {number!r}. Give arrays in a file.")
-        found |= read_numbers(word) if value is None else {name: np.asarray(value)}
-    return found
 
 
 def _parse_seconds(text: str) -> float:

@@ -191,6 +191,14 @@ def _compare(sides: _Sides, plan: ShowerPlan, edges: Edges, seed: int) -> ModelC
             chi_square(first[mask], second[other]) if min(mask.sum(), other.sum()) >= least else None
             for mask, other in masks
         )
+    areas = tuple(
+        classifier_area(others[other], rows[mask], seed=seed)
+        if min(mask.sum(), other.sum()) >= LEAST_TOLD_APART
+        else None
+        for mask, other in masks
+    )
+    found = [("over all showers", auc)]
+    found += [(f"at {one.words}", area) for one, area in zip(plan.bins, areas, strict=True) if area is not None]
     return ModelComparison(
         name=model.name,
         origin=sides.origin,
@@ -198,16 +206,11 @@ def _compare(sides: _Sides, plan: ShowerPlan, edges: Edges, seed: int) -> ModelC
         against=sides.against,
         num_compared=min(len(model), len(reference)),
         auc=auc,
-        auc_by_bin=tuple(
-            classifier_area(others[other], rows[mask], seed=seed)
-            if min(mask.sum(), other.sum()) >= LEAST_TOLD_APART
-            else None
-            for mask, other in masks
-        ),
+        auc_by_bin=areas,
         chi_square=by_axis,
         chi_square_by_bin=by_bin,
         response_difference=float(model.response.mean() / reference.response.mean() - 1.0),
-        criteria=judge(model, reference, plan, auc),
+        criteria=judge(model, reference, plan, found),
         remarks=sides.remarks,
     )
 

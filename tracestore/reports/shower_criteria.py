@@ -26,10 +26,14 @@ LEAST_JUDGED = 60
 RESPONSE, HITS = 0, 1
 """Columns of `quantities_of`; centers and widths follow."""
 NUM_MOMENTS = 2 * len(AXES)
+NORMAL_95 = 1.96
+"""Half the width of a central interval of 95 %, in standard errors."""
 TINY = 1e-150
 
 
-def judge(model: ShowerSet, reference: ShowerSet, plan: ShowerPlan, auc: AreaEstimate) -> tuple[Criterion, ...]:
+def judge(
+    model: ShowerSet, reference: ShowerSet, plan: ShowerPlan, areas: Sequence[tuple[str, AreaEstimate]]
+) -> tuple[Criterion, ...]:
     """Compare a model with the reference by all criteria.
 
     Parameters
@@ -38,8 +42,8 @@ def judge(model: ShowerSet, reference: ShowerSet, plan: ShowerPlan, auc: AreaEst
         Sets with labels that are distributed alike.
     plan
         Bins.
-    auc
-        Area of the classifier.
+    areas
+        Area of the classifier, and where: over all showers, and in bins.
 
     Returns
     -------
@@ -51,7 +55,7 @@ def judge(model: ShowerSet, reference: ShowerSet, plan: ShowerPlan, auc: AreaEst
     fine_pairs = list(_pairs(model, reference, fine)) or pairs
     tables = [(where, quantities_of(one), quantities_of(other)) for where, one, other in fine_pairs]
     return (
-        Criterion("auc", "classifier area", auc.value, 0.5 * (auc.upper - auc.lower), 0.6, 0.8),
+        _largest("auc", "classifier area", 0.6, 0.8, [(where, _area(one, len(areas))) for where, one in areas]),
         *(_profile(axis, pairs) for axis in AXES),
         _worst("response", "sampling fraction", 0.01, 0.03, tables, _mean_change(RESPONSE)),
         _worst("resolution", "resolution", 0.1, 0.25, tables, _spread_change(RESPONSE)),
@@ -83,6 +87,11 @@ def _largest(key: str, title: str, good: float, bad: float, found: Sequence[tupl
         return Criterion(key, title, float("nan"), 0.0, good, bad, "nowhere: too few showers")
     where, (value, noise) = max(found, key=lambda one: (max(one[1][0] - one[1][1], 0.0), one[1][0]))
     return Criterion(key, title, value, noise, good, bad, where)
+
+
+def _area(area: AreaEstimate, number: int) -> Difference:
+    """Return an area and how far the largest of a number of them is lifted by noise."""
+    return area.value, _reach(number) / NORMAL_95 * 0.5 * (area.upper - area.lower)
 
 
 def _reach(number: int) -> float:

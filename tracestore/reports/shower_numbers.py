@@ -118,9 +118,8 @@ class Criterion:
     @property
     def excess(self) -> float:
         """The difference without the part that noise explains; what is held against the limits."""
-        if self.key == "auc":
-            return self.value
-        return self.value if math.isnan(self.value) else max(self.value - self.noise, 0.0)
+        none = 0.5 if self.key == "auc" else 0.0
+        return self.value if math.isnan(self.value) else max(self.value - self.noise, none)
 
     @property
     def verdict(self) -> Verdict:

@@ -124,9 +124,7 @@ def conclusions(result: ComparisonResult) -> list[str]:
 
 def _distance(criterion: Criterion) -> float:
     """Return how far from the reference a criterion is; differences below the noise are none."""
-    excess = criterion.excess
-    if criterion.key == "auc":
-        excess = max(abs(excess - 0.5) - criterion.noise, 0.0)
+    excess = criterion.excess - (0.5 if criterion.key == "auc" else 0.0)
     return excess if excess == excess else float("inf")
 
 

@@ -63,10 +63,10 @@ def _summary(result: ComparisonResult) -> str:
     remarks = [f"{model.name}: {remark}" for model in result.models for remark in model.remarks]
     notes = "".join(f'<p class="note">{prose(remark)}</p>' for remark in remarks)
     note = (
-        "The classifier area is that of all showers together; in single bins, see below, it may be higher. Every other "
-        "criterion is the largest difference in any bin of energy or angle. What two sets of this size differ by "
-        "anyway is taken out before it is held against its limits, which are our choice: close up to the first, fails "
-        "beyond the second, off between. The last column is one half of the reference against the other."
+        "Every criterion is the largest difference in any bin of energy or angle; the classifier area is also that of "
+        "all showers together. What two sets of this size differ by anyway is taken out before it is held against its "
+        "limits, which are our choice: close up to the first, fails beyond the second, off between. The last column is "
+        "one half of the reference against the other."
     )
     return section(
         "summary",

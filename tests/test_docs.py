@@ -23,7 +23,7 @@ NEEDED = {
     "write_training_page": "tracestore.training.training_page",
     "write_report": "tracestore.reports.report",
     "write_calibration_page": "tracestore.reports.calibration_page",
-    "compare_showers": "tracestore.reports.shower_page",
+    "compare_showers": "tracestore.reports.showers.page",
     "awkward": "tracestore.formats.awkward",
     "hdf5": "tracestore.formats.hdf5",
     'backend="zarr"': "tracestore.formats.zarr",

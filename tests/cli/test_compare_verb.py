@@ -22,7 +22,7 @@ def stores(tmp_path):
 @pytest.fixture
 def no_sections(monkeypatch):
     """Leave out figures, which take time and are tested beside their module."""
-    monkeypatch.setattr("tracestore.reports.shower_page.shower_sections", lambda found: {"Summary": "<p>Nothing.</p>"})
+    monkeypatch.setattr("tracestore.reports.showers.page.shower_sections", lambda found: {"Summary": "<p>Nothing.</p>"})
 
 
 def test_compare_writes_a_page_and_says_what_it_found(run, stores, no_sections, tmp_path):

@@ -10,12 +10,12 @@ import pytest
 import tracestore as ts
 from tracestore.errors import GeometryMismatchError, InvalidInputError, StoreNotFoundError
 from tracestore.posteriors.findings import Verdict
-from tracestore.reports.shower_comparison import labels_differ, match_labels
-from tracestore.reports.shower_measurement import measure_showers
-from tracestore.reports.shower_numbers import Criterion
-from tracestore.reports.shower_sets import bin_edges, plan_showers, read_showers
-from tracestore.reports.shower_sources import named_models
-from tracestore.reports.shower_words import closest_models, conclusions
+from tracestore.reports.showers.comparison import labels_differ, match_labels
+from tracestore.reports.showers.measurement import measure_showers
+from tracestore.reports.showers.numbers import Criterion
+from tracestore.reports.showers.sets import bin_edges, plan_showers, read_showers
+from tracestore.reports.showers.sources import named_models
+from tracestore.reports.showers.words import closest_models, conclusions
 from tracestore.simulators.shower import ShowerConfig, shower_simulator
 from tracestore.simulators.shower_geometry import ShowerBox
 from tracestore.simulators.shower_profiles import Medium

@@ -12,11 +12,11 @@ pytest.importorskip("matplotlib")
 import tracestore as ts
 from tracestore.errors import InvalidInputError
 from tracestore.reports import compare_showers
-from tracestore.reports.shower_curve_plots import distributions_svg, profiles_svg, set_styles, spectra_svg
-from tracestore.reports.shower_image_plots import correlations_svg, pictures_svg, singles_svg
-from tracestore.reports.shower_measurement import measure_showers
-from tracestore.reports.shower_page import write_shower_page
-from tracestore.reports.shower_trend_plots import areas_svg, moments_svg, responses_svg
+from tracestore.reports.showers.curve_plots import distributions_svg, profiles_svg, set_styles, spectra_svg
+from tracestore.reports.showers.image_plots import correlations_svg, pictures_svg, singles_svg
+from tracestore.reports.showers.measurement import measure_showers
+from tracestore.reports.showers.page import write_shower_page
+from tracestore.reports.showers.trend_plots import areas_svg, moments_svg, responses_svg
 from tracestore.simulators.shower import ShowerConfig, shower_simulator
 from tracestore.simulators.shower_geometry import ShowerBox
 
@@ -44,7 +44,7 @@ def result(stores):
 @pytest.fixture
 def no_sections(monkeypatch):
     """Leave out what takes time and another test shows."""
-    monkeypatch.setattr("tracestore.reports.shower_page.shower_sections", lambda found: {"Summary": "<p>Nothing.</p>"})
+    monkeypatch.setattr("tracestore.reports.showers.page.shower_sections", lambda found: {"Summary": "<p>Nothing.</p>"})
 
 
 def texts(svg):

@@ -52,8 +52,8 @@ def run_compare(args: argparse.Namespace) -> int:
     for name, _ in names:
         if [one for one, _ in names].count(name) > 1:
             args.parser.error(f"two models are called {name!r}; give them names: NAME=MODEL")
-    from tracestore.reports.shower_page import compare_showers
-    from tracestore.reports.shower_words import conclusions
+    from tracestore.reports.showers.page import compare_showers
+    from tracestore.reports.showers.words import conclusions
 
     with Progress() as progress:
         found = compare_showers(

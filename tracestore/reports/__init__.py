@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tracestore.reports.calibration_page import write_calibration_page
     from tracestore.reports.report import write_report
-    from tracestore.reports.shower_measurement import measure_showers
-    from tracestore.reports.shower_page import compare_showers
+    from tracestore.reports.showers.measurement import measure_showers
+    from tracestore.reports.showers.page import compare_showers
     from tracestore.reports.trace_graph import write_trace_graph
 
 __all__ = ["compare_showers", "measure_showers", "write_calibration_page", "write_report", "write_trace_graph"]
 
 _HOMES = {
-    "compare_showers": "tracestore.reports.shower_page",
-    "measure_showers": "tracestore.reports.shower_measurement",
+    "compare_showers": "tracestore.reports.showers.page",
+    "measure_showers": "tracestore.reports.showers.measurement",
     "write_calibration_page": "tracestore.reports.calibration_page",
     "write_report": "tracestore.reports.report",
     "write_trace_graph": "tracestore.reports.trace_graph",

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from tracestore._extras import extra
 from tracestore.pages.figures import INK, figure_style, to_svg
 from tracestore.reports.plots import WIDTH, plain
-from tracestore.reports.shower_curve_plots import panel_grid
-from tracestore.reports.shower_numbers import ComparisonResult
-from tracestore.reports.shower_sets import ANGLE, ENERGY
+from tracestore.reports.showers.curve_plots import panel_grid
+from tracestore.reports.showers.numbers import ComparisonResult
+from tracestore.reports.showers.sets import ANGLE, ENERGY
 
 with extra("report"):
     from matplotlib.axes import Axes

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from tracestore import __version__
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
-from tracestore.reports.shower_comparison import compare_sets
-from tracestore.reports.shower_numbers import ComparisonResult
-from tracestore.reports.shower_sets import plan_showers
-from tracestore.reports.shower_sources import (
+from tracestore.reports.showers.comparison import compare_sets
+from tracestore.reports.showers.numbers import ComparisonResult
+from tracestore.reports.showers.sets import plan_showers
+from tracestore.reports.showers.sources import (
     REFERENCE,
     Showers,
     StoredShowers,

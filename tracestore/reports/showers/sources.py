@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tracestore.errors import GeometryMismatchError, InvalidInputError, StoreNotFoundError, UnknownAddressError
 from tracestore.events import Observer, PhaseAdvanced, PhaseFinished, PhaseStarted
-from tracestore.reports.shower_sets import ANGLE, ENERGY, ShowerPlan, ShowerReader, ShowerSet, read_showers
+from tracestore.reports.showers.sets import ANGLE, ENERGY, ShowerPlan, ShowerReader, ShowerSet, read_showers
 from tracestore.store.trace_store import TraceStore
 
 __all__ = [

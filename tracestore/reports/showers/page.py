@@ -9,11 +9,11 @@ from pathlib import Path
 from tracestore.errors import InvalidInputError
 from tracestore.events import Observer
 from tracestore.pages import render_document, write_page
-from tracestore.reports.sections.showers import set_key, shower_sections
-from tracestore.reports.shower_measurement import measure_showers
-from tracestore.reports.shower_numbers import ComparisonResult
-from tracestore.reports.shower_sets import ENERGY, LABEL_UNITS
-from tracestore.reports.shower_sources import Showers
+from tracestore.reports.showers.measurement import measure_showers
+from tracestore.reports.showers.numbers import ComparisonResult
+from tracestore.reports.showers.sections import set_key, shower_sections
+from tracestore.reports.showers.sets import ENERGY, LABEL_UNITS
+from tracestore.reports.showers.sources import Showers
 from tracestore.store.trace_store import TraceStore
 
 __all__ = ["compare_showers", "write_shower_page"]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tracestore.diagnostics.bands import Band, bootstrap_band, correlation_matrix, ratio_band
 from tracestore.diagnostics.showers import AXES, ShowerFeatures, shower_features
-from tracestore.reports.shower_numbers import Histogram, SetNumbers, Trend
-from tracestore.reports.shower_sets import ANGLE, LabelBin, ShowerPlan, ShowerSet
+from tracestore.reports.showers.numbers import Histogram, SetNumbers, Trend
+from tracestore.reports.showers.sets import ANGLE, LabelBin, ShowerPlan, ShowerSet
 
 __all__ = [
     "LEAST_DRAWN", "QUANTITIES", "Edges", "features_of", "histogram_edges", "measure_set", "profile_rows",

@@ -11,7 +11,7 @@ from tracestore.diagnostics.bands import Band
 from tracestore.pages.figures import INK, MUTED, figure_style, to_svg
 from tracestore.reports.data import COLORS
 from tracestore.reports.plots import DASHES, TRUTH, WIDTH
-from tracestore.reports.shower_numbers import ComparisonResult, Histogram, SetNumbers, quotient_band
+from tracestore.reports.showers.numbers import ComparisonResult, Histogram, SetNumbers, quotient_band
 
 with extra("report"):
     from matplotlib.axes import Axes

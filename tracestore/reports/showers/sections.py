@@ -7,12 +7,12 @@ from tracestore.diagnostics.showers import AXES
 from tracestore.diagnostics.two_samples import AreaEstimate, ChiSquare
 from tracestore.reports.elements import CSS_CLASS, prose, section, table
 from tracestore.reports.numbers import NONE, format_number, format_share
-from tracestore.reports.shower_curve_plots import SetStyle, distributions_svg, profiles_svg, set_styles, spectra_svg
-from tracestore.reports.shower_image_plots import correlations_svg, pictures_svg, singles_svg
-from tracestore.reports.shower_numbers import VERDICT_WORDS, ComparisonResult, Criterion, ModelComparison
-from tracestore.reports.shower_sets import ANGLE, ENERGY
-from tracestore.reports.shower_trend_plots import areas_svg, moments_svg, responses_svg
-from tracestore.reports.shower_words import conclusions, criterion_value, explain_criterion
+from tracestore.reports.showers.curve_plots import SetStyle, distributions_svg, profiles_svg, set_styles, spectra_svg
+from tracestore.reports.showers.image_plots import correlations_svg, pictures_svg, singles_svg
+from tracestore.reports.showers.numbers import VERDICT_WORDS, ComparisonResult, Criterion, ModelComparison
+from tracestore.reports.showers.sets import ANGLE, ENERGY
+from tracestore.reports.showers.trend_plots import areas_svg, moments_svg, responses_svg
+from tracestore.reports.showers.words import conclusions, criterion_value, explain_criterion
 
 __all__ = ["set_key", "shower_sections"]
 

@@ -10,9 +10,9 @@ from tracestore.diagnostics.bands import Band
 from tracestore.diagnostics.showers import AXES
 from tracestore.pages.figures import INK, MUTED, figure_style, to_svg
 from tracestore.reports.plots import DASHES, WIDTH, decade_ticks, plain
-from tracestore.reports.shower_curve_plots import SetStyle, draw_ratio_axes, panel_grid, set_styles
-from tracestore.reports.shower_numbers import ComparisonResult, SetNumbers, Trend, quotient_band
-from tracestore.reports.shower_sets import ENERGY, LABEL_UNITS
+from tracestore.reports.showers.curve_plots import SetStyle, draw_ratio_axes, panel_grid, set_styles
+from tracestore.reports.showers.numbers import ComparisonResult, SetNumbers, Trend, quotient_band
+from tracestore.reports.showers.sets import ENERGY, LABEL_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

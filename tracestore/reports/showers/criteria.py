@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tracestore.diagnostics.bands import correlation_matrix
 from tracestore.diagnostics.showers import AXES
 from tracestore.diagnostics.two_samples import AreaEstimate
-from tracestore.reports.shower_measures import features_of, profile_rows, quantities_of
-from tracestore.reports.shower_numbers import Criterion
-from tracestore.reports.shower_sets import LabelBin, ShowerPlan, ShowerSet, label_bins
+from tracestore.reports.showers.measures import features_of, profile_rows, quantities_of
+from tracestore.reports.showers.numbers import Criterion
+from tracestore.reports.showers.sets import LabelBin, ShowerPlan, ShowerSet, label_bins
 
 __all__ = ["judge"]
 

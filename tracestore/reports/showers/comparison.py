@@ -14,11 +14,11 @@ from tracestore.diagnostics.showers import AXES
 from tracestore.diagnostics.two_samples import ChiSquare, chi_square, classifier_area
 from tracestore.errors import InvalidInputError
 from tracestore.formats.document import JSON
-from tracestore.reports.shower_criteria import judge
-from tracestore.reports.shower_measures import Edges, features_of, histogram_edges, measure_set, profile_rows
-from tracestore.reports.shower_numbers import ComparisonResult, ModelComparison, SetNumbers
-from tracestore.reports.shower_sets import ANGLE, ENERGY, LABEL_UNITS, ShowerPlan, ShowerSet
-from tracestore.reports.shower_sources import LEAST_SHOWERS
+from tracestore.reports.showers.criteria import judge
+from tracestore.reports.showers.measures import Edges, features_of, histogram_edges, measure_set, profile_rows
+from tracestore.reports.showers.numbers import ComparisonResult, ModelComparison, SetNumbers
+from tracestore.reports.showers.sets import ANGLE, ENERGY, LABEL_UNITS, ShowerPlan, ShowerSet
+from tracestore.reports.showers.sources import LEAST_SHOWERS
 
 __all__ = ["compare_sets", "labels_differ", "match_labels"]
 

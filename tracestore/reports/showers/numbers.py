@@ -13,7 +13,7 @@ from tracestore.diagnostics.showers import AXES
 from tracestore.diagnostics.two_samples import AreaEstimate, ChiSquare
 from tracestore.formats.document import JSON
 from tracestore.posteriors.findings import Verdict
-from tracestore.reports.shower_sets import LabelBin
+from tracestore.reports.showers.sets import LabelBin
 
 __all__ = [
     "VERDICT_WORDS", "ComparisonResult", "Criterion", "Histogram", "ModelComparison", "SetNumbers", "Trend",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tracestore.posteriors.findings import Verdict
 from tracestore.reports.numbers import format_number, format_share
-from tracestore.reports.shower_numbers import ComparisonResult, Criterion, ModelComparison
+from tracestore.reports.showers.numbers import ComparisonResult, Criterion, ModelComparison
 
 __all__ = ["closest_models", "conclusions", "criterion_value", "explain_criterion", "verdict_sentence"]
 

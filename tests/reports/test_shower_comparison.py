@@ -227,12 +227,13 @@ def test_cells_at_the_threshold_and_below_zero_count_as_empty():
     assert found.spectra.sum() == 3
 
 
-def test_a_cell_that_is_not_finite_is_refused_and_named():
-    images = np.full((3, 8, 8, 8), np.inf, np.float32)
+@pytest.mark.parametrize("value", [np.inf, np.nan], ids=["infinite", "nan"])
+def test_cells_that_are_not_finite_are_refused_and_named(value):
+    images = np.ones((3, 8, 8, 8), np.float32)
+    images[1, 0, 0, 0] = value
     plan = plan_showers({"energy": np.linspace(1.0, 10.0, 300)}, threshold=0.5)
-    with pytest.raises(InvalidInputError) as caught:
+    with pytest.raises(InvalidInputError, match="'bad' has cells that are not finite, in its showers 1;"):
         read_showers("bad", {"energy": np.ones(3)}, (8, 8, 8), lambda low, high: images[low:high], plan)
-    assert "'bad'" in caught.value.__notes__[0]
 
 
 def test_bins_are_joined_where_there_are_few_showers():
@@ -262,3 +263,14 @@ def test_matching_leaves_labels_alike(folder):
 @pytest.mark.parametrize(("value", "verdict"), [(0.05, "GOOD"), (0.14, "DOUBTFUL"), (0.4, "BAD"), (np.nan, "BAD")])
 def test_noise_is_taken_out_before_limits(value, verdict):
     assert Criterion("hits", "hits", value, 0.03, 0.05, 0.3).verdict.name == verdict
+
+
+def test_the_classifier_is_judged_by_its_worst_bin(folder):
+    store = ts.TraceStore.open(folder / "reference")
+    energies, images = store.as_arrays(["energy"], observations=["shower"])
+    is_low = energies[:, 0] < 150.0
+    scaled = np.where(is_low[:, None, None, None], 1.3 * images, images)
+    paired = measure_showers(folder / "reference", {"low": Replay(scaled)}, seed=3)["low"]
+    criterion = paired.criterion("auc")
+    assert criterion.value > paired.auc.value
+    assert "GeV" in criterion.where

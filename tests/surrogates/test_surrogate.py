@@ -87,7 +87,7 @@ def test_extrapolation_can_be_asked_for(surrogate):
     assert np.isfinite(surrogate.generate([60.0], seed=1, extrapolate=True)).all()
 
 
-@pytest.mark.parametrize("labels", [[[20.0, 30.0]], 20.0, np.zeros((2, 1, 1))], ids=["two columns", "scalar", "cube"])
+@pytest.mark.parametrize("labels", [[[20.0, 30.0]], np.zeros((2, 1, 1))], ids=["two columns", "cube"])
 def test_labels_of_a_wrong_shape_are_refused(surrogate, labels):
     with pytest.raises(InvalidInputError, match=r"a column for each of energy, shape \(N, 1\)"):
         surrogate.generate(labels, seed=1)
@@ -135,3 +135,12 @@ def test_ranges_widen():
     surrogate.record_labels([3.0, 5.0])
     surrogate.record_labels([4.0, 7.0])
     assert surrogate.label_ranges == ((3.0, 7.0),)
+
+
+def test_one_number_is_one_label(surrogate):
+    np.testing.assert_array_equal(surrogate.generate(20.0, seed=1), surrogate.generate([20.0], seed=1))
+
+
+def test_a_negative_seed_is_refused(surrogate):
+    with pytest.raises(InvalidInputError, match="`seed` must be a whole number from 0"):
+        surrogate.generate([20.0], seed=-1)

@@ -129,7 +129,7 @@ class Surrogate:
         Parameters
         ----------
         labels
-            Shape ``(N, L)``, in the order and units of `labels`; with one label also ``(N,)``.
+            Shape ``(N, L)``, in the order and units of `labels`; with one label also ``(N,)`` or one number.
         seed
             Of the noise.
         batch_size
@@ -149,12 +149,15 @@ class Surrogate:
         Raises
         ------
         InvalidInputError
-            When labels are of the wrong number, not finite, or outside of the trained ranges.
+            When labels are of the wrong number, not finite, or outside of the trained ranges, or the seed is negative.
         """
         labels_NL = self._as_labels(labels)
         if batch_size < 1:
             message = f"`batch_size` must be a positive whole number; got {batch_size!r}."
             raise InvalidInputError(message, argument="batch_size")
+        if seed < 0:
+            message = f"`seed` must be a whole number from 0; got {seed!r}."
+            raise InvalidInputError(message, argument="seed")
         if not extrapolate:
             self._require_in_range(labels_NL)
         require_precision(precision)
@@ -211,8 +214,8 @@ class Surrogate:
 
     def _as_labels(self, labels: ArrayLike) -> NDArray[np.float64]:
         labels_NL = np.asarray(labels, np.float64)
-        if labels_NL.ndim == 1 and len(self.labels) == 1:
-            labels_NL = labels_NL[:, None]
+        if labels_NL.ndim < 2 and len(self.labels) == 1:
+            labels_NL = labels_NL.reshape(-1, 1)
         if labels_NL.ndim != 2 or labels_NL.shape[1] != len(self.labels):
             message = (
                 f"Labels must have a column for each of {', '.join(self.labels)}, shape (N, {len(self.labels)}); "

@@ -287,13 +287,10 @@ def read_showers(
     summaries, spectra, lost, num_negative = [], [], [], 0
     for low, high in _blocks(number, math.prod(shape)):
         images = np.asarray(read(low, high))
+        _require_finite(images, name, low)
         num_negative += int(np.count_nonzero(images < 0.0))
         above = np.where(images > plan.threshold, images, 0)
-        try:
-            summaries.append(summarize_showers(above, thresholds=plan.thresholds))
-        except InvalidInputError as error:
-            error.add_note(f"This is the set {name!r}, showers {low} to {high - 1}.")
-            raise
+        summaries.append(summarize_showers(above, thresholds=plan.thresholds))
         owners, cells = _positive_cells(images)
         spectra.append(_spectra(owners, cells, high - low, plan.spectrum_edges))
         is_faint = cells <= plan.threshold
@@ -320,6 +317,17 @@ def read_showers(
         singles,
         shown,
     )
+
+
+def _require_finite(images: NDArray[np.floating], name: str, first: int) -> None:
+    is_bad = ~np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if is_bad.any():
+        showers = (first + np.flatnonzero(is_bad)).tolist()
+        message = (
+            f"The set {name!r} has cells that are not finite, in its showers {', '.join(map(str, showers[:8]))}; "
+            "compare sets without them."
+        )
+        raise InvalidInputError(message, name=name, showers=tuple(showers))
 
 
 def _blocks(number: int, num_cells: int) -> Iterator[tuple[int, int]]:

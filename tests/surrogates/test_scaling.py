@@ -106,3 +106,13 @@ def test_the_slope_of_cells_of_spots_is_finite_from_the_emptiest_to_the_fullest(
     log_mean = torch.linspace(-100.0, 30.0, 500).requires_grad_()
     draw_spots(log_mean, torch.linspace(-4.0, 4.0, 500)).sum().backward()
     assert bool(log_mean.grad.isfinite().all())
+
+
+def test_spots_drawn_without_gradients_first_can_be_trained_with_later():
+    log_mean, noise = torch.linspace(-3.0, 3.0, 50), torch.ones(50)
+    with torch.inference_mode():
+        draw_spots(log_mean, noise)
+    asked = log_mean.clone().requires_grad_()
+    draw_spots(asked, noise).sum().backward()
+    assert asked.grad is not None
+    assert bool((asked.grad[25:] > 0.0).all())

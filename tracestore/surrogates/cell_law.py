@@ -6,6 +6,7 @@ threshold far away, its energy is exponential, like that of a single spot. Knows
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ SURELY_HIT = 60.0
 """Spots from which the probability of none is too small for float32, and its Normal number comes from a series."""
 MOST_LEVEL = 12.0
 """Highest logarithm of a level; keeps exponentials finite."""
+NODES = 64
+"""Of the table of `draw_spots`, for each factor e of the mean."""
 CELLS_AT_ONCE = 2048
 SLOPE_BELOW = 2.0
 """Of the level below zero. There the level falls by two units when the mean falls by a factor e, so that a change of
@@ -61,17 +64,31 @@ def draw_spots(log_mean: Tensor, noise: Tensor) -> Tensor:
     >>> draw_spots(torch.full((100_000,), math.log(0.5)), torch.randn(100_000)).mean().round(decimals=1)
     tensor(0.5000)
     """
-    mean = torch.exp(log_mean.clamp(LOWEST_LOG_MEAN, MOST_LEVEL))
-    few = -torch.special.ndtri(torch.exp(-mean.clamp(max=SURELY_HIT)).clamp(max=1.0 - 1e-6))
+    place = (log_mean.clamp(LOWEST_LOG_MEAN, MOST_LEVEL) - LOWEST_LOG_MEAN) * NODES
+    table_K4 = _spot_table(log_mean.device)
+    node = place.detach().to(torch.int64).clamp_(max=len(table_K4) - 1)
+    rest = place - node
+    level, level_step, slope, slope_step = functional.embedding(node, table_K4).unbind(-1)
+    z = functional.relu(torch.addcmul(level, rest, level_step) + noise)
+    return z * (torch.addcmul(slope, rest, slope_step) + 0.5 * z)
+
+
+@cache
+@torch.inference_mode(mode=False)  # what is made in that mode could not be trained with later
+def _spot_table(device: torch.device) -> Tensor:
+    """Return level and slope of `draw_spots` by the logarithm of the mean, each with its step to the next."""
+    num_nodes = round((MOST_LEVEL - LOWEST_LOG_MEAN) * NODES) + 1
+    mean = torch.exp(torch.linspace(LOWEST_LOG_MEAN, MOST_LEVEL, num_nodes, dtype=torch.float64))
+    few = -torch.special.ndtri(torch.exp(-mean.clamp(max=SURELY_HIT)))
     far = torch.sqrt(2.0 * mean.clamp(min=0.5 * SURELY_HIT))
     many = far - torch.log(math.sqrt(2.0 * math.pi) * far) / far
     level = torch.where(mean < SURELY_HIT, few, many)
     hit = -torch.expm1(-mean)
     # mean of z, by which that of z squared is ``level * mean_z + hit``
-    mean_z = (level * hit + torch.exp(-0.5 * level**2) / math.sqrt(2.0 * math.pi)).clamp(min=1e-9)
+    mean_z = level * hit + torch.exp(-0.5 * level**2) / math.sqrt(2.0 * math.pi)
     slope = ((mean - 0.5 * hit) / mean_z - 0.5 * level).clamp(min=0.0)
-    z = functional.relu(level + noise)
-    return z * (slope + 0.5 * z)
+    columns = [level[:-1], level.diff(), slope[:-1], slope.diff()]
+    return torch.stack(columns, dim=1).to(device, torch.float32)
 
 
 def label_basis(scaled_NL: Tensor) -> Tensor:

@@ -270,7 +270,8 @@ def test_the_classifier_is_judged_by_its_worst_bin(folder):
     energies, images = store.as_arrays(["energy"], observations=["shower"])
     is_low = energies[:, 0] < 150.0
     scaled = np.where(is_low[:, None, None, None], 1.3 * images, images)
-    paired = measure_showers(folder / "reference", {"low": Replay(scaled)}, seed=3)["low"]
+    models: Any = {"low": Replay(scaled)}
+    paired = measure_showers(folder / "reference", models, seed=3)["low"]
     criterion = paired.criterion("auc")
     assert criterion.value > paired.auc.value
     assert "GeV" in criterion.where

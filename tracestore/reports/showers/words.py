@@ -110,8 +110,8 @@ def conclusions(result: ComparisonResult) -> list[str]:
         best = min(result.models, key=lambda model: _distance(model.criterion("auc")))
         area = best.auc
         sentences.append(
-            f"`{best.name}` is hardest to tell from the reference: the classifier's area is {area.value:.3f} "
-            f"({area.lower:.3f} to {area.upper:.3f})."
+            f"`{best.name}` is hardest to tell from the reference: the classifier's area over all showers is "
+            f"{area.value:.3f} ({area.lower:.3f} to {area.upper:.3f})."
         )
         found = closest_models(result)
         sentences += [f"`{name}` is closest in {', '.join(titles)}." for name, titles in found.items() if titles]

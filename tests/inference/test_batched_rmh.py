@@ -86,6 +86,18 @@ def test_an_interrupted_job_goes_on_with_the_same_draws(tmp_path, monkeypatch):
     assert values(run(tmp_path / "post")) == values(run(tmp_path / "other"))
 
 
+def test_another_source_is_another_job(tmp_path):
+    def changed():
+        return program() + ts.sample(ts.Normal(0.0, 1.0), name="more")
+
+    run(tmp_path / "post", num_draws=200)
+    with pytest.raises(StoreExistsError, match="fingerprint"):
+        batched_rmh(
+            BatchedSimulator(changed, name=gum.name), OBSERVED, tmp_path / "post",
+            num_draws=200, chains=100, seed=1, config=QUICK,
+        )  # fmt: skip
+
+
 def test_another_seed_is_another_job(tmp_path):
     run(tmp_path / "post")
     with pytest.raises(StoreExistsError, match="seed"):

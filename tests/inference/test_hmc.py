@@ -215,6 +215,15 @@ def _in_order(posterior, name):
     return found.values[np.lexsort((found.draw, found.chain))]
 
 
+def test_trajectories_differ_in_length_by_the_jitter(tmp_path):
+    found = {}
+    for jitter in (0.0, 0.9):
+        config = HMCConfig(warmup=30, length=2.0, jitter=jitter)
+        draws = hmc(gum, OBSERVED, tmp_path / str(jitter), num_draws=40, chains=4, seed=1, config=config)
+        found[jitter] = draws.values("mu")
+    assert not np.array_equal(found[0.0], found[0.9])
+
+
 def test_the_same_call_returns_what_is_there_and_another_is_refused(tmp_path):
     first = sample_with(hmc, gum, OBSERVED, tmp_path / "post", num_draws=40, chains=4, config=QUICK)
     again = sample_with(hmc, gum, OBSERVED, tmp_path / "post", num_draws=40, chains=4, config=QUICK)

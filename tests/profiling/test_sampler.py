@@ -70,6 +70,12 @@ def test_samples_and_own_time_add_up_to_the_whole():
     assert sum(sample.num_samples for sample in sampler.samples()) == sampler.num_samples > 0
 
 
+def test_samples_hold_the_time_since_the_one_before():
+    with StackSampler() as sampler:
+        sum(number * number for number in range(300_000))
+    assert 0.0 < sum(sample.seconds for sample in sampler.samples()) <= sampler.seconds
+
+
 def test_handler_and_timer_of_others_are_put_back():
     def other(*_):
         """Do nothing."""

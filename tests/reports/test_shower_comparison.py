@@ -275,3 +275,4 @@ def test_the_classifier_is_judged_by_its_worst_bin(folder):
     criterion = paired.criterion("auc")
     assert criterion.value > paired.auc.value
     assert "GeV" in criterion.where
+    assert criterion.verdict is Verdict.BAD

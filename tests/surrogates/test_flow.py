@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tracestore.errors import InvalidInputError
 from tracestore.surrogates.config import FlowConfig, SurrogateConfig
-from tracestore.surrogates.flow import FlowMatching, Solver, integrate
+from tracestore.surrogates.flow import END, FlowMatching, Solver, integrate, on_path
 from tracestore.surrogates.model import row_generators
 from tracestore.surrogates.persistence import load_surrogate
 from tracestore.surrogates.surrogate import new_surrogate
@@ -189,3 +189,20 @@ class TestConfig:
         surrogate.save(tmp_path / "flow")
         again = load_surrogate(tmp_path / "flow")
         assert np.array_equal(again.generate([[30.0]], seed=2), surrogate.generate([[30.0]], seed=2))
+
+
+def test_the_velocity_is_the_slope_of_the_path():
+    rng = torch.Generator().manual_seed(1)
+    noise, end = (torch.randn(5, 3, generator=rng, dtype=torch.float64) for _ in range(2))
+    times, step = torch.linspace(0.1, END - 0.1, 5, dtype=torch.float64)[:, None], 1e-6
+    before, after = (on_path(times + sign * step, noise, end)[0] for sign in (-1.0, 1.0))
+    torch.testing.assert_close(on_path(times, noise, end)[1], (after - before) / (2.0 * step), rtol=1e-6, atol=1e-6)
+
+
+def test_faint_cells_are_no_part_of_what_is_learned():
+    model = make_model()
+    images, labels = make_showers(8, 3)
+    faint = torch.where(images > 0.0, images, 0.5 * SMALL.threshold)
+    bare, filled = (model.losses("velocity", one, labels, generators(*range(8))) for one in (images, faint))
+    for name, loss in bare.items():
+        torch.testing.assert_close(filled[name], loss)

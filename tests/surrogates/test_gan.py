@@ -126,3 +126,20 @@ def test_before_training_cells_of_spots_are_hit_as_often_as_those_of_the_images(
     for energy in (0.0, 1.0, 3.0):
         found, expected = ((cells > energy).float().mean((0, 1, 2)) for cells in (made, images))
         np.testing.assert_allclose(found[1:], expected[1:], atol=0.03)  # a rare layer is read as its neighbors
+
+
+def test_a_generator_loses_while_the_discriminator_tells_real_images():
+    torch.manual_seed(1)
+    model = fitted().model
+    images, labels = minibatch(model)
+    optimizer = torch.optim.RMSprop(model.phase_parameters("discriminator"), lr=1e-3)
+    for step in range(30):
+        terms = model.losses("discriminator", images, labels, row_generators(np.arange(NUM), step))
+        optimizer.zero_grad()
+        terms["adversarial"].mean().backward()
+        optimizer.step()
+    losses = {phase: model.losses(phase, images, labels, row_generators(np.arange(NUM), 99)) for phase in model.phases}
+    told, fooled = (losses[phase]["adversarial"].detach() for phase in model.phases)
+    gap = -float(torch.expm1(told).log().mean())  # of the scores of real and generated images
+    assert gap > 1.0
+    assert float(fooled.mean()) > 0.8 * gap * model.config.adversarial_weight

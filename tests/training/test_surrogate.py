@@ -19,11 +19,14 @@ from tracestore.errors import (
     TrainingStoppedError,
 )
 from tracestore.events import PhaseAdvanced
+from tracestore.samplers.selection import select_traces
 from tracestore.simulators import Simulator
 from tracestore.surrogates import load_surrogate, new_surrogate
 from tracestore.training import OptimizerConfig, train_surrogate
 from tracestore.training.history import read_history
+from tracestore.training.job import split_columns
 from tracestore.training.surrogate import resolve_surrogate_config
+from tracestore.training.surrogate_data import find_images
 from tracestore.training.time_budget import TimeBudget
 
 
@@ -275,3 +278,18 @@ def test_bfloat16_trains(store, trained, tmp_path):
     assert first["loss"] == pytest.approx(exact["loss"], rel=0.05)
     assert first["loss"] != exact["loss"]
     assert all(parameter.dtype.itemsize == 4 for parameter in surrogate.model.parameters())
+
+
+def test_scalings_see_training_traces_alone(store):
+    status, stream = split_columns(store)
+    fraction = 0.3
+    energies, rows = store.values("energy")
+    energies = energies.astype(np.float32)
+    kept = {
+        name: set(energies[np.isin(rows, np.flatnonzero(select_traces(status, stream, name, fraction)))].tolist())
+        for name in ("train", "validation")
+    }
+    _, labels = find_images(store).fit_part(fraction, seed=1)
+    found = set(labels[:, 0].tolist())
+    assert found <= kept["train"]
+    assert not found & kept["validation"]

@@ -119,8 +119,7 @@ def batched_rmh(
     fields: dict[str, JSON] = {
         "engine": "rmh",
         "batched": True,
-        "simulator": program.name,
-        "fingerprint": program.fingerprint,
+        **program.identity,
         "observation": conditioning.digest,
         "num_draws": num_draws,
         "chains": chains,

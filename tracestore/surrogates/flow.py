@@ -22,7 +22,7 @@ from tracestore.surrogates.flow_laws import CellLaw, LabelKnots, LayerLaw
 from tracestore.surrogates.flow_network import LayerNetwork, PatchTransformer
 from tracestore.surrogates.model import GenerativeModel, draw_normals
 
-__all__ = ["FlowMatching", "Solver", "integrate"]
+__all__ = ["FlowMatching", "Solver", "integrate", "on_path"]
 
 Solver = Literal["euler", "midpoint", "adams"]
 END = 0.5 * math.pi
@@ -115,7 +115,7 @@ class FlowMatching(GenerativeModel):
             cells_NX, labels_NL = self._above_threshold(images_NX), labels_NL.float()
             energies_ND, terms_NB = cells_NX.sum((1, 2)), self.labels.terms(labels_NL)
             layers_NK = self.layer_law.encode(energies_ND, terms_NB, layer_fill)
-            at_layers, along_layers = _on_path(
+            at_layers, along_layers = on_path(
                 times[:, 1:].reshape(-1, 1), layer_noise.reshape(-1, size), layers_NK.repeat_interleave(REPEATS, 0)
             )
             layer_condition = torch.cat(
@@ -124,7 +124,7 @@ class FlowMatching(GenerativeModel):
             places_NX = self.cell_law.places(energies_ND, self.labels.weights(labels_NL))
             uniform_NX = torch.special.ndtr(cell_fill).view(cells_NX.shape)
             encoded_NX = self.cell_law.encode(cells_NX, places_NX, uniform_NX)
-            at_cells, along_cells = _on_path(times[:, :1], cell_noise, encoded_NX.flatten(1))
+            at_cells, along_cells = on_path(times[:, :1], cell_noise, encoded_NX.flatten(1))
             cell_condition = self._cell_condition(times[:, 0], terms_NB, layers_NK)
             fixed_NX = self.cell_law.scale_places(places_NX)
         layer_error = (self.layers(at_layers, layer_condition) - along_layers).square().view(num, -1)
@@ -209,8 +209,14 @@ def integrate(velocity: Callable[[Tensor, Tensor], Tensor], start: Tensor, num_s
     return place
 
 
-def _on_path(times_N1: Tensor, noise_NK: Tensor, end_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return place and velocity."""
+def on_path(times_N1: Tensor, noise_NK: Tensor, end_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return place and velocity on the quarter circle from noise to an end, at times of shape ``(N, 1)``.
+
+    Examples
+    --------
+    >>> on_path(torch.zeros(1, 1), torch.ones(1, 1), torch.full((1, 1), 2.0))
+    (tensor([[1.]]), tensor([[2.]]))
+    """
     sine, cosine = times_N1.sin(), times_N1.cos()
     return cosine * noise_NK + sine * end_NK, cosine * end_NK - sine * noise_NK
 

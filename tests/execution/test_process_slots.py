@@ -215,7 +215,7 @@ from tracestore.execution.slots import Runner, WaveRun
 from tracestore.execution.waves import WaveScheduler
 
 def program():
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # whole lines, whoever else writes
     if int(ts.sample(ts.Categorical([0.0, 1.0]))):
         time.sleep(3600.0)
 
@@ -232,9 +232,11 @@ def parent() -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
         [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    yield process, [int(process.stdout.readline()) for _ in range(2)]
-    process.kill()
-    process.communicate()
+    try:
+        yield process, [int(process.stdout.readline()) for _ in range(2)]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_nothing_outlives_a_parent_that_is_killed(parent: tuple[subprocess.Popen[str], list[int]]) -> None:
